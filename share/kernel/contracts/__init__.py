@@ -1,0 +1,1 @@
+"""The nouns of Pixelis: frozen, slotted values without behaviour, light to import."""

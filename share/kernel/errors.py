@@ -1,0 +1,65 @@
+"""The errors that travel to a user. Each message names the field or file and the remedy."""
+
+from __future__ import annotations
+
+
+class PixelisError(Exception):
+    """Base of every error that Pixelis raises on purpose; the command lines print it in one line, without a traceback."""
+
+
+class ConfigError(PixelisError):
+    """A configuration that cannot be run: unknown key, wrong type, missing or unreadable file, taken run directory."""
+
+
+class UnknownPlugin(ConfigError):
+    """No backend of that kind and name. The message lists what exists and what is broken."""
+
+
+class DuplicatePlugin(PixelisError):
+    """Two origins registered one name of one kind. The message names both origins."""
+
+
+class PluginLoadError(PixelisError):
+    """A plugin is installed but cannot be used: its import failed, an extra is missing, its hook API is newer than ours."""
+
+
+class OperationError(PixelisError):
+    """A visual operation refused its arguments or its image.
+
+    It is shown to the policy as an observation, so the message must say what was wrong with which argument.
+    """
+
+
+class OperationTimeout(OperationError):
+    """An operation did not return within its time limit."""
+
+
+class OperationFault(OperationError):
+    """An operation broke its contract: it raised an unexpected exception or returned a wrong type."""
+
+
+class MediaError(OperationError):
+    """An image or video that cannot be used: broken, giant, empty, of an unknown format."""
+
+
+class TaskError(PixelisError):
+    """A task source cannot yield a prompt; for files the message names file and line."""
+
+
+class PolicyError(PixelisError):
+    """A policy cannot be loaded or its inputs do not fit it."""
+
+
+class ImageTokenMismatch(PolicyError):
+    """The image pads of a sample do not equal its image features. The message names the rollout."""
+
+
+class CheckpointError(PixelisError):
+    """A checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class Interrupted(PixelisError):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
+
+
+__all__ = sorted(name for name, value in list(globals().items()) if isinstance(value, type))
