@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class PixelisError(Exception):
-    """Base of every error that Pixelis raises on purpose; the command lines print it in one line, without a traceback."""
+    """Base of every error that Pixelis raises on purpose; the command lines print it in one line."""
 
 
 class ConfigError(PixelisError):
@@ -20,7 +20,7 @@ class DuplicatePlugin(PixelisError):
 
 
 class PluginLoadError(PixelisError):
-    """A plugin is installed but cannot be used: its import failed, an extra is missing, its hook API is newer than ours."""
+    """A plugin is installed but cannot be used: a failed import, a missing extra, a newer hook API."""
 
 
 class OperationError(PixelisError):

@@ -1,7 +1,7 @@
 """One Protocol per kind of plugin. `share.kernel.testing` holds the contract suite that every backend must pass.
 
 A backend is named by a target "module:attribute": a function or class whose first parameter is annotated with the
-`ConfigModel` that configures it. A class is built once per run (`registry.build(choice)`), a trainer function is called.
+`ConfigModel` that configures it. A class is built once per run (`registry.build(choice)`); a trainer is called.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from share.kernel.contracts.vision import OperationResult, Scene
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
     from share.kernel.config import ConfigModel
 
 
 class Trainer(Protocol):
-    """Kind `trainer`: trains until done or stopped; writes below `run.run_dir`; reports through `run.metrics` and `run.artifacts`."""
+    """Kind `trainer`: trains until done or stopped, writes below `run.run_dir`.
+
+    Reports through `run.metrics` and `run.artifacts`; raises `Interrupted` when `run.stop` made it end early.
+    """
 
     def __call__(self, config: ConfigModel, run: RunContext, /) -> None: ...
 
@@ -51,8 +53,9 @@ class Reward(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """Kind `task`: a source of prompts. `prompt` is a pure function of its arguments, so that a run can be resumed anywhere.
+    """Kind `task`: a source of prompts.
 
+    `prompt` is a pure function of its arguments, so that a run can be resumed anywhere.
     `size` is the number of distinct prompts of a split, None when they are generated without end.
     `check` judges an answer against the prompt's ground truth in [0, 1].
     `demonstrate` returns what an expert would do on the prompt in a scene that holds the views the policy was shown,

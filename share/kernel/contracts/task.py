@@ -35,7 +35,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation call of a demonstration. Boxes and points in `arguments` are pixels of the view named by `image`."""
+    """One operation call of a demonstration.
+
+    Boxes and points in `arguments` are pixels of the view that `image` names (the first, without one).
+    """
 
     operation: str
     arguments: Mapping[str, object]

@@ -146,7 +146,10 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Detections as a struct of arrays: xyxy float32 [N, 4], class_id int64 [N], confidence float32 [N], tracker_id int64 [N] or None."""
+    """Detections of one image as a struct of arrays.
+
+    `xyxy` float32 [N, 4] pixels, `class_id` int64 [N], `confidence` float32 [N], `tracker_id` int64 [N] or None.
+    """
 
     xyxy: NDArray[np.float32]
     class_id: NDArray[np.int64]
