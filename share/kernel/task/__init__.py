@@ -1,0 +1,1 @@
+"""Sources of prompts: generated tasks on real pixels, and files of your own."""
