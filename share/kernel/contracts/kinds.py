@@ -44,10 +44,20 @@ class Operation(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """Kind `reward`: one reward component over the group of a prompt. None = not scored, 0.0 = scored zero."""
+    """Kind `reward`: one reward component over the group of a prompt. None = not scored, 0.0 = scored zero.
+
+    `correctness` is what the task's `check` said of each trajectory's answer, in [0, 1] (0.0 without an answer): the
+    trainer asks the task once, and no reward needs to know it. A reward that learns has `state_dict` and
+    `load_state_dict` beside `score`; both are kept in checkpoints.
+    """
 
     def score(
-        self, prompt: Prompt, trajectories: Sequence[Trajectory], scenes: Sequence[Scene], /
+        self,
+        prompt: Prompt,
+        trajectories: Sequence[Trajectory],
+        scenes: Sequence[Scene],
+        correctness: Sequence[float],
+        /,
     ) -> list[float | None]: ...
 
 
