@@ -1,0 +1,1 @@
+"""Shared code of the Pixelis commands; `share.kernel` is its kernel."""
