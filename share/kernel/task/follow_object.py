@@ -1,0 +1,196 @@
+"""Where one of several objects that look the same ends in a short video.
+
+The policy is shown the first and the last frame. The last one carries a letter beside every object; which letter is
+right is told by the frames between alone. The end that lies nearest to the asked start is the right one exactly as
+often as any other, so guessing by distance earns no more than chance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
+from share.kernel.contracts.vision import Box, Scene
+from share.kernel.errors import TaskError
+from share.kernel.task.assets import photograph
+from share.kernel.task.checkers import choice
+from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
+from share.kernel.task.painting import COLOURS, background, blend, grain, shape_alpha, text_alpha
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from share.kernel.contracts.vision import Pixels
+
+
+class FollowObjectConfig(GeneratedConfig):
+    """Settings of the follow_object source."""
+
+    height: int = Field(default=240, ge=160, le=1000)
+    """Height of a frame, native pixels; the objects grow with it."""
+
+    width: int = Field(default=320, ge=160, le=1000)
+    """Width of a frame, native pixels."""
+
+    frames: int = Field(default=32, ge=8, le=256)
+    """Frames of the video, at 12 frames per second."""
+
+
+class FollowObject:
+    """Kind `task`. The answer is a letter; `truth["boxes"]` holds the asked object's native box in every frame."""
+
+    def __init__(self, config: FollowObjectConfig) -> None:
+        self.config = config
+
+    def size(self, split: Split) -> int | None:
+        return None
+
+    def prompt(self, split: Split, index: int) -> Prompt:
+        rng = generator("follow_object", self.config.seed, split, index)
+        difficulty = self.config.difficulty(index)
+        level = _LEVELS[difficulty]
+        height, width, frames = self.config.height, self.config.width, self.config.frames
+        diameter = round(height * _DIAMETER)
+        paths, word = _paths(rng, level, height, width, frames, diameter)
+        letters = [str(letter) for letter in rng.permutation(list("ABCD"[: level.objects]))]
+        still = background(rng, split, height, width, level.contrast)
+        colour = COLOURS[str(rng.choice(list(COLOURS)))]
+        patch = grain(photograph(rng, split, diameter, diameter), colour)
+        light = np.linspace(1.0, 1.0 - level.dimming, frames)
+        video = [_frame(still, patch, paths[:, number], light[number]) for number in range(frames)]
+        tags = _write_letters(video[-1], letters, paths[:, -1], diameter)
+        boxes = [_box(centre, diameter) for centre in paths[0]]
+        return Prompt(
+            prompt_id=f"follow_object-{self.config.seed}-{split}-{index}",
+            task="follow_object",
+            question=(
+                f"The video shows {level.objects} discs that look the same; you see its first and its last frame. "
+                f"Which letter stands in the last frame beside the disc that is {word} in the first frame?"
+            ),
+            images=tuple(video),
+            answer=letters[0],
+            difficulty=difficulty,
+            is_video=True,
+            frames_per_second=12.0,
+            shown=(0, frames - 1),
+            truth={
+                "boxes": boxes,
+                "ends": {letter: _box(path[-1], diameter) for letter, path in zip(letters, paths, strict=True)},
+                "tags": dict(zip(letters, tags, strict=True)),
+            },
+        )
+
+    def check(self, prompt: Prompt, answer: str) -> float:
+        return choice(answer, prompt.answer)
+
+    def demonstrate(self, prompt: Prompt, scene: Scene) -> Demonstration | None:
+        """Track the asked object from its box in the first frame."""
+        boxes = prompt.truth["boxes"]
+        assert isinstance(boxes, list)
+        call = Call("TRACK_OBJECT", {"bbox": box_in_view(view_of(scene, 0), boxes[0])})
+        return Demonstration(calls=(call,), answer=prompt.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """`apart` is the least distance of two objects in diameters, at any time; `dimming` the share of light lost."""
+
+    objects: int
+    apart: float
+    contrast: float
+    dimming: float
+
+
+_LEVELS = (
+    _Level(objects=2, apart=2.5, contrast=0.4, dimming=0.0),
+    _Level(objects=3, apart=2.0, contrast=0.6, dimming=0.0),
+    _Level(objects=3, apart=1.6, contrast=0.8, dimming=0.15),
+    _Level(objects=4, apart=1.3, contrast=1.0, dimming=0.3),
+)
+
+_DIAMETER = 0.1  # of the frame's height
+
+_TAG_GAP = 3.0  # least distance of two ends in diameters, so that each letter has one neighbour
+
+_TRIES = 4_000
+
+_EXTREMES = {
+    "farthest to the left": (0, 1),
+    "farthest to the right": (0, -1),
+    "nearest to the top": (1, 1),
+    "nearest to the bottom": (1, -1),
+}
+"""How the asked object is named: the axis along which it starts first, and the direction."""
+
+
+def _paths(
+    rng: np.random.Generator, level: _Level, height: int, width: int, frames: int, diameter: int
+) -> tuple[NDArray[np.float64], str]:
+    """Centres (x, y) float64 [objects, frames, 2] of smooth paths, the asked object first, and how it is named.
+
+    Paths are drawn until the objects stay apart, the asked start is extreme by a diameter, and the nearest end is the
+    right one or not, as a fair die of `objects` sides said beforehand.
+    """
+    nearest_is_right = rng.random() < 1 / level.objects
+    word = str(rng.choice(list(_EXTREMES)))
+    axis, direction = _EXTREMES[word]
+    time = np.linspace(0.0, 1.0, frames)[None, :, None]
+    edge = np.array([diameter, diameter])
+    for _ in range(_TRIES):
+        start, middle, end = rng.uniform(edge, np.array([width, height]) - edge, (3, level.objects, 1, 2))
+        order = np.argsort(direction * start[:, 0, axis])
+        start = start[order]
+        if direction * (start[1, 0, axis] - start[0, 0, axis]) < diameter:
+            continue
+        paths = (1 - time) ** 2 * start + 2 * time * (1 - time) * middle + time**2 * end
+        gaps = np.linalg.norm(paths[:, None] - paths[None], axis=-1)[np.triu_indices(level.objects, 1)]
+        if gaps.min() < level.apart * diameter:
+            continue
+        if gaps[:, -1].min() < _TAG_GAP * diameter:
+            continue
+        distances = np.linalg.norm(paths[:, -1] - paths[0, 0], axis=-1)
+        if bool(distances.argmin() == 0) == nearest_is_right:
+            return paths, word
+    raise TaskError(f"{level.objects} objects find no paths in {width} x {height} px; make the frames larger")
+
+
+def _frame(still: Pixels, patch: Pixels, centres: NDArray[np.float64], light: float) -> Pixels:
+    frame = still.copy()
+    diameter = patch.shape[0]
+    alpha = shape_alpha("circle", diameter, diameter / 2 - 0.5, 0.0)
+    for centre in centres:
+        left, top, right, bottom = (int(value) for value in _box(centre, diameter))
+        blend(frame[top:bottom, left:right], patch, alpha)
+    return frame if light == 1.0 else np.round(frame * light).astype(np.uint8)
+
+
+def _box(centre: NDArray[np.float64], diameter: int) -> Box:
+    left, top = round(centre[0] - diameter / 2), round(centre[1] - diameter / 2)
+    return (float(left), float(top), float(left + diameter), float(top + diameter))
+
+
+def _write_letters(frame: Pixels, letters: list[str], centres: NDArray[np.float64], diameter: int) -> list[Box]:
+    """Write a black letter on a white tag beside each object, in place, on the side that is nearer to the middle."""
+    height = frame.shape[0]
+    tags = []
+    for letter, (x, y) in zip(letters, centres, strict=True):
+        ink = text_alpha(letter, "DejaVuSans-Bold", diameter * 0.55)
+        side = max(round(diameter * 0.8), *ink.shape)
+        tag = np.zeros((side, side), dtype=np.float32)
+        top, left = (side - ink.shape[0]) // 2, (side - ink.shape[1]) // 2
+        tag[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+        offset = math.ceil(diameter / 2) + 1
+        tag_top = round(y) + offset if y < height / 2 else round(y) - offset - side
+        tag_left = min(max(round(x - side / 2), 0), frame.shape[1] - side)
+        place = frame[tag_top : tag_top + side, tag_left : tag_left + side]
+        place[...] = np.round(255 * (1 - tag[..., None])).astype(np.uint8)
+        tags.append((float(tag_left), float(tag_top), float(tag_left + side), float(tag_top + side)))
+    return tags
+
+
+__all__ = ["FollowObject", "FollowObjectConfig"]
