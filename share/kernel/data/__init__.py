@@ -1,0 +1,1 @@
+"""What training is fed, and in which order: curricula."""

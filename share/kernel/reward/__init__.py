@@ -1,0 +1,1 @@
+"""Reward components: plain functions of a group of rollouts."""
