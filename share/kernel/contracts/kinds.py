@@ -7,7 +7,7 @@ A backend is named by a target "module:attribute": a function or class whose fir
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from share.kernel.contracts.run import RunContext
 from share.kernel.contracts.task import Demonstration, Prompt, Split
@@ -16,6 +16,7 @@ from share.kernel.contracts.vision import OperationResult, Scene
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
     from share.kernel.config import ConfigModel
 
 
@@ -39,7 +40,9 @@ class Operation(Protocol):
 
     Arguments: ClassVar[type[BaseModel]]
 
-    def run(self, scene: Scene, arguments: BaseModel, /) -> OperationResult: ...
+    def run(self, scene: Scene, arguments: Any, /) -> OperationResult:
+        """`arguments` is an instance of this operation's own `Arguments`."""
+        ...
 
 
 @runtime_checkable

@@ -50,7 +50,7 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One image that the policy has been shown: `pixels` as shown, `source` the index of the native image it shows."""
+    """One image that the policy has been shown: `pixels` as shown, `source` the number that `Scene.native` takes."""
 
     name: str
     source: int
@@ -105,7 +105,8 @@ class Scene:
     """The visual state of one rollout: native images or video frames, the views shown so far, the regions found so far.
 
     Views are named image_1, image_2, … in the order in which the policy was shown them; regions r1, r2, …
-    `natives` holds uint8 HWC RGB arrays: the images, or all frames of the video in order when `is_video`.
+    `natives` holds uint8 HWC RGB arrays: the images, or all frames of the video in order when `is_video`. `pictures`
+    holds images that an operation drew and that map to no native (a plot); a source counts on through them.
     """
 
     natives: tuple[Pixels, ...]
@@ -113,9 +114,22 @@ class Scene:
     frames_per_second: float | None = None
     views: dict[str, View] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
+    pictures: list[Pixels] = field(default_factory=list)
+
+    def native(self, source: int) -> Pixels:
+        """The best pixels there are of a source: a native image or frame, or a picture."""
+        return self.natives[source] if source < len(self.natives) else self.pictures[source - len(self.natives)]
+
+    def next_view_name(self) -> str:
+        return f"image_{len(self.views) + 1}"
+
+    def add_picture(self, pixels: Pixels) -> int:
+        """Keep an image that maps to no native. Returns its source."""
+        self.pictures.append(pixels)
+        return len(self.natives) + len(self.pictures) - 1
 
     def add_view(self, pixels: Pixels, source: int, transform: Transform) -> View:
-        view = View(f"image_{len(self.views) + 1}", source, transform, pixels)
+        view = View(self.next_view_name(), source, transform, pixels)
         self.views[view.name] = view
         return view
 

@@ -1,0 +1,1 @@
+"""Images, videos, masks and boxes; and the operator, which runs operations on them within limits."""
