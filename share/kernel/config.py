@@ -8,6 +8,7 @@ as one line each: the dotted path, what is wrong, and what to do.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,11 +138,12 @@ Model = TypeVar("Model", bound=ConfigModel)
 def validate(model: type[Model], data: Mapping[str, Any], registry: Registry) -> Model:
     """The configuration that `data` says. Raises ConfigError: a line per mistake, with dotted path and remedy."""
     try:
-        return model.model_validate(_merged(_chosen_by_default(model), data), context={"registry": registry})
+        return model.model_validate(merged(_chosen_by_default(model), data), context={"registry": registry})
     except ValidationError as error:
         raise ConfigError("\n".join(_line(mistake) for mistake in error.errors(include_url=False))) from error
 
 
+@functools.cache
 def with_run_settings(model: type[ConfigModel]) -> type[ConfigModel]:
     """The model of a whole run: the backend's own keys beside `run_name`, `workdir` and `seed`."""
     return type(model.__name__, (model, RunSettings), {"__module__": model.__module__, "__doc__": model.__doc__})
@@ -156,16 +158,16 @@ def layered(
     """Everything that was said, laid over `base`. Raises ConfigError naming the file, variable or argument."""
     data = dict(base or {})
     for path in files:
-        data = _merged(data, read_yaml(path))
+        data = merged(data, read_yaml(path))
     for variable in sorted(environment):
         if variable.startswith(ENVIRONMENT_PREFIX):
             path_text = variable.removeprefix(ENVIRONMENT_PREFIX).replace("__", ".").lower()
-            data = _merged(data, _nested(path_text, environment[variable], variable))
+            data = merged(data, _nested(path_text, environment[variable], variable))
     for override in overrides:
         path_text, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"{override}: an override is key.path=value, for example seed=1")
-        data = _merged(data, _nested(path_text, text, override))
+        data = merged(data, _nested(path_text, text, override))
     return data
 
 
@@ -223,11 +225,11 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}: {problem}" if mark is not None else problem
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid on `under`, mappings key by key. A backend that is chosen anew takes none of the other's settings."""
-    merged = dict(under)
+    layers = dict(under)
     for key, value in over.items():
-        existing = merged.get(key)
+        existing = layers.get(key)
         if isinstance(value, Mapping) and isinstance(existing, str) and "name" not in value:
             existing = {"name": existing}
         if isinstance(value, str) and isinstance(existing, Mapping) and existing.get("name") == value:
@@ -237,10 +239,10 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
             and isinstance(existing, Mapping)
             and value.get("name", existing.get("name")) == existing.get("name")
         ):
-            merged[key] = _merged(existing, value)
+            layers[key] = merged(existing, value)
         else:
-            merged[key] = value
-    return merged
+            layers[key] = value
+    return layers
 
 
 def _chosen_by_default(model: type[BaseModel]) -> dict[str, Any]:
@@ -289,6 +291,7 @@ __all__ = [
     "dump",
     "first_difference",
     "layered",
+    "merged",
     "read_yaml",
     "validate",
     "with_run_settings",

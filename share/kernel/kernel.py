@@ -1,0 +1,265 @@
+"""VisionKernel: one way to run any backend, which always leaves the truth behind.
+
+A run keeps in `<workdir>/runs/<run_id>`: `config.json` (resolved; can be given back as a configuration file),
+`events.jsonl`, `metrics.json` and `artifacts.json`. The last two are written when the run starts and again however it
+ends. Mistakes in what was asked for are ConfigErrors, raised before the run directory exists.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any, TextIO
+
+from share.kernel.config import ConfigModel, dump, first_difference, merged, validate, with_run_settings
+from share.kernel.contracts.run import Mode, RunContext, RunResult, Status
+from share.kernel.errors import ConfigError, Interrupted
+from share.kernel.events import StructuredLogger
+from share.kernel.files import write_json
+from share.kernel.registry import Registry, one_line
+
+
+class VisionKernel:
+    """Runs backends of a registry.
+
+    `stop` ends the current run at the next point where it loses nothing; the command lines set it on Ctrl-C and
+    SIGTERM. `echo` is where warnings and errors of a run are shown while it goes. `now` is the clock of run ids.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        stop: Event | None = None,
+        echo: TextIO | None = None,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self.registry = registry
+        self.stop = stop if stop is not None else Event()
+        self._echo = echo
+        self._now = now
+
+    def run_train(self, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
+        return self.run("train", name, config, dry_run=dry_run)
+
+    def run_autolabel(self, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
+        return self.run("autolabel", name, config, dry_run=dry_run)
+
+    def run_online(self, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
+        return self.run("online", name, config, dry_run=dry_run)
+
+    def run_deploy_edge(self, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
+        return self.run("deploy-edge", name, config, dry_run=dry_run)
+
+    def run_deploy_remote(self, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
+        return self.run("deploy-remote", name, config, dry_run=dry_run)
+
+    def run_infer(self, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
+        return self.run("infer", name, config, dry_run=dry_run)
+
+    def run(self, mode: Mode, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
+        """Run the backend `name` of the kind that belongs to `mode` in a new run directory.
+
+        `config` holds `run_name`, `workdir` and `seed` beside the backend's own keys. Raises ConfigError and
+        PluginLoadError before anything is written; after that every end of the backend is in the result.
+        """
+        kind = KIND_OF_MODE[mode]
+        model = with_run_settings(self.registry.config_model(kind, name))
+        resolved: Any = validate(model, {"run_name": name, **config}, self.registry)
+        workdir = resolved.workdir.absolute()
+        run_dir = _new_run_dir(workdir, resolved.run_name, self._now())
+        with _locked(run_dir):
+            write_json(run_dir / "config.json", dump(resolved))
+            return self._run_in(mode, name, resolved, run_dir, workdir, dry_run=dry_run, resume=False)
+
+    def resume(self, mode: Mode, run_dir: Path, changes: Mapping[str, Any], *, name: str | None = None) -> RunResult:
+        """Go on with a run that was interrupted, killed or failed, in its own directory and configuration.
+
+        `changes` may repeat the configuration, not change it. `name` is the backend expected there, None for any.
+        Raises ConfigError when the run cannot be resumed.
+        """
+        record = read_record(run_dir)
+        if record.get("mode") != mode:
+            raise ConfigError(f"{run_dir}: is a run of {record.get('mode')}, not of {mode}")
+        backend = str(record.get("backend"))
+        if name is not None and name != backend:
+            raise ConfigError(f"backend: the run was made by {backend!r}, not {name!r}")
+        with _locked(run_dir):
+            if record.get("status") in ("ok", "dry_run") or record.get("dry_run"):
+                raise ConfigError(f"{run_dir}: has ended with status {record['status']}: there is nothing to resume")
+            stored = _read_json(run_dir / "config.json")
+            model = with_run_settings(self.registry.config_model(KIND_OF_MODE[mode], backend))
+            resolved = validate(model, merged(stored, changes), self.registry)
+            different = first_difference(stored, dump(resolved))
+            if different:
+                key, before, after = different
+                raise ConfigError(
+                    f"{key}: the run has {before!r}, not {after!r}; a resumed run keeps its configuration. For a new "
+                    f"run: --config {run_dir / 'config.json'} {key}=…"
+                )
+            return self._run_in(mode, backend, resolved, run_dir, run_dir.parent.parent, dry_run=False, resume=True)
+
+    def _run_in(
+        self, mode: Mode, name: str, config: ConfigModel, run_dir: Path, workdir: Path, *, dry_run: bool, resume: bool
+    ) -> RunResult:
+        """Call the backend and write down how it ended. One of the two places where every exception is caught."""
+        started = time.monotonic()
+        logger = StructuredLogger(run_dir / "events.jsonl", run_id=run_dir.name, backend=name, echo=self._echo)
+        run = RunContext(
+            run_id=run_dir.name,
+            mode=mode,
+            workdir=workdir,
+            run_dir=run_dir,
+            logger=logger,
+            seed=config.seed,  # type: ignore[attr-defined]
+            registry=self.registry,
+            dry_run=dry_run,
+            resume=resume,
+            stop=self.stop,
+        )
+        if resume:  # what was known before stays known, should this part end before it has measured anything
+            run.metrics.update(read_record(run_dir).get("metrics", {}))
+            artifacts = _read_json(run_dir / "artifacts.json") if (run_dir / "artifacts.json").exists() else {}
+            run.artifacts.update({key: run_dir / path for key, path in artifacts.items()})
+        _write_record(run, "running", name, 0.0, None)
+        logger.info("run_resumed" if resume else "run_started", f"{mode} with backend {name}", dry_run=dry_run)
+
+        status: Status
+        error: str | None = None
+        trace: str | None = None
+        try:
+            self.registry.get(KIND_OF_MODE[mode], name)(config, run)
+            status = "dry_run" if dry_run else "ok"
+        except (Interrupted, KeyboardInterrupt) as interruption:
+            status = "interrupted"
+            error = one_line(interruption) if isinstance(interruption, Interrupted) else "stopped at once"
+        except (Exception, SystemExit) as failure:
+            status = "failed"
+            error = one_line(failure)
+            trace = traceback.format_exc()
+
+        elapsed_ms = (time.monotonic() - started) * 1000
+        try:
+            if status == "failed":
+                logger.error("run_failed", str(error), traceback=trace)
+            elif status == "interrupted":
+                logger.warn("run_interrupted", f"interrupted: {error}")
+            logger.info("run_ended", f"{status} after {elapsed_ms / 1000:.1f} s", status=status)
+            _write_record(run, status, name, elapsed_ms, error)
+            logger.close()
+        except OSError as failure:  # the disk is full or gone: the caller is the only one left to be told
+            status = "failed"
+            error = "; ".join(filter(None, [error, f"{run_dir} cannot be written: {one_line(failure)}"]))
+        return RunResult(run, status, name, elapsed_ms, dict(run.artifacts), error)
+
+
+KIND_OF_MODE: Mapping[Mode, str] = {
+    "train": "trainer",
+    "autolabel": "autolabeler",
+    "online": "online",
+    "deploy-edge": "deployer",
+    "deploy-remote": "deployer",
+    "infer": "inferencer",
+}
+
+
+def find_run(run: str, workdir: Path) -> Path:
+    """The directory of a run, given as path or as id below `workdir`. Raises ConfigError when there is none."""
+    for run_dir in (Path(run), workdir / "runs" / run):
+        if (run_dir / "config.json").is_file():
+            return run_dir.absolute()
+    raise ConfigError(f"{run}: no such run, neither as a directory nor in {workdir / 'runs'}")
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """`metrics.json` of a run: run_id, mode, backend, status, dry_run, ended_utc, elapsed_ms, error, metrics.
+
+    The status is `running` until the run has ended; `is_running` tells whether anybody still runs it.
+    """
+    return _read_json(run_dir / "metrics.json")
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether a process is at work in this run directory."""
+    try:
+        with _locked(run_dir):
+            return False
+    except ConfigError:
+        return True
+
+
+def _new_run_dir(workdir: Path, run_name: str, now: datetime) -> Path:
+    """Make `<workdir>/runs/<run_name>-<YYYYMMDD-HHMMSS>`, with -2, -3, … behind it when that is taken."""
+    run_id = f"{run_name}-{now:%Y%m%d-%H%M%S}"
+    try:
+        (workdir / "runs").mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):
+            run_dir = workdir / "runs" / (run_id if attempt == 1 else f"{run_id}-{attempt}")
+            try:
+                run_dir.mkdir()
+                return run_dir
+            except FileExistsError:
+                continue
+    except OSError as error:
+        raise ConfigError(f"workdir: {workdir} cannot hold runs: {error.strerror}; set workdir=…") from error
+    raise ConfigError(f"run_name: 999 runs are named {run_id}; set run_name=…")
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """Hold a run directory alone; the system lets go of it when the process dies, however it dies."""
+    directory = os.open(run_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{run_dir}: the run is at work in another process; wait for it or stop it") from error
+        yield
+    finally:
+        os.close(directory)
+
+
+def _write_record(run: RunContext, status: str, backend: str, elapsed_ms: float, error: str | None) -> None:
+    write_json(
+        run.run_dir / "metrics.json",
+        {
+            "run_id": run.run_id,
+            "mode": run.mode,
+            "backend": backend,
+            "status": status,
+            "dry_run": run.dry_run,
+            "ended_utc": None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds"),
+            "elapsed_ms": round(elapsed_ms, 1),
+            "error": error,
+            "metrics": run.metrics,
+        },
+    )
+    paths = {name: _relative(path, run.run_dir) for name, path in run.artifacts.items()}
+    write_json(run.run_dir / "artifacts.json", paths)
+
+
+def _relative(path: Path, run_dir: Path) -> str:
+    """Relative to the run where the artifact is inside it, so that a run directory can be moved."""
+    absolute = Path(path).absolute()
+    return str(absolute.relative_to(run_dir)) if absolute.is_relative_to(run_dir) else str(absolute)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value
+
+
+__all__ = ["KIND_OF_MODE", "VisionKernel", "find_run", "is_running", "read_record"]
