@@ -11,8 +11,10 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -24,8 +26,8 @@ from share.kernel.errors import MediaError
 if TYPE_CHECKING:
     from share.kernel.contracts.vision import Pixels
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""The decoders that are tried. Others that Pillow knows start programs or have no bound (EPS, PSD, fonts)."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""The decoders that are tried; JPEG also opens MPO. Others that Pillow knows start programs or have no bound."""
 
 BYTES_MAX = 64 * 2**20
 """The largest image file that is read, in bytes: an uncompressed 16-bit RGBA image of PIXELS_MAX takes half of it."""
@@ -65,34 +67,46 @@ def load_image(source: str | os.PathLike[str] | bytes, *, pixels_max: int = PIXE
     content = source if isinstance(source, bytes) else read_file(source, name, BYTES_MAX)
     if not content:
         raise MediaError(f"{name}: the file is empty")
-    if (size := _webp_size(content)) is not None:
-        check_size(*size, name, pixels_max)
+    with _opened(io.BytesIO(content), name, pixels_max) as image:
+        return _to_rgb(ImageOps.exif_transpose(image), name)
+
+
+def check_image(path: str | os.PathLike[str], *, pixels_max: int = PIXELS_MAX) -> None:
+    """Look at the header of an image file and decode nothing: about 0.1 ms. Raises MediaError as `load_image` does.
+
+    A file that passes may still turn out to be damaged when it is decoded.
+    """
+    name = f"image {os.fspath(path)!r}"
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            check_size(*image.size, name, pixels_max)
-            return _to_rgb(ImageOps.exif_transpose(image), name)
-    except MediaError:
-        raise
-    except UnidentifiedImageError as error:
-        raise MediaError(f"{name}: not a {', '.join(FORMATS)} image") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MediaError(f"{name}: its header claims more than the {pixels_max:,} pixels accepted") from error
-    except _DECODER_ERRORS as error:
-        raise MediaError(f"{name}: cannot be decoded: {type(error).__name__}: {error}") from error
+        if _file_size(path, name, BYTES_MAX) == 0:
+            raise MediaError(f"{name}: the file is empty")
+        with open(path, "rb") as file, _opened(file, name, pixels_max):
+            pass
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
 
 
 def read_file(path: str | os.PathLike[str], name: str, bytes_max: int) -> bytes:
     """The bytes of a regular file. Raises MediaError beginning with `name`."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"{name}: not a file")
-        if status.st_size > bytes_max:
-            raise MediaError(f"{name}: {status.st_size:,} bytes; at most {bytes_max:,} are read")
+        _file_size(path, name, bytes_max)
         return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{name}: cannot be read: {reason}") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _file_size(path: str | os.PathLike[str], name: str, bytes_max: int) -> int:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{name}: not a file")
+    if status.st_size > bytes_max:
+        raise MediaError(f"{name}: {status.st_size:,} bytes; at most {bytes_max:,} are read")
+    return status.st_size
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> MediaError:
+    """ValueError: a path with a NUL byte."""
+    return MediaError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def check_size(width: int, height: int, name: str, pixels_max: int) -> None:
@@ -113,6 +127,26 @@ def encode_image(pixels: Pixels, file_type: str = "png", quality: int = 90) -> b
     if not done:
         raise MediaError(f"image: cannot be encoded as {file_type}")
     return content.tobytes()
+
+
+@contextmanager
+def _opened(file: BinaryIO, name: str, pixels_max: int) -> Iterator[Image.Image]:
+    """A file whose header was read and accepted. What the decoder raises inside the block becomes a MediaError."""
+    try:
+        if (size := _webp_size(file.read(30))) is not None:
+            check_size(*size, name, pixels_max)
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as image:
+            check_size(*image.size, name, pixels_max)
+            yield image
+    except MediaError:
+        raise
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{name}: not a {', '.join(FORMATS)} image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MediaError(f"{name}: its header claims more than the {pixels_max:,} pixels accepted") from error
+    except _DECODER_ERRORS as error:
+        raise MediaError(f"{name}: cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def _webp_size(content: bytes) -> tuple[int, int] | None:
@@ -160,4 +194,4 @@ def _grey_to_uint8(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, n
     return np.rint(values * (255.0 / white)).astype(np.uint8)
 
 
-__all__ = ["BACKGROUND", "BYTES_MAX", "FORMATS", "check_size", "encode_image", "load_image", "read_file"]
+__all__ = ["BACKGROUND", "BYTES_MAX", "FORMATS", "check_image", "check_size", "encode_image", "load_image", "read_file"]

@@ -84,17 +84,6 @@ def digits(split: Split) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, labels
 
 
-def digit_patch(
-    rng: np.random.Generator, split: Split, side: int, label: int | None = None
-) -> tuple[NDArray[np.uint8], int]:
-    """One random digit enlarged to uint8 [side, side] (0 paper, 255 ink), and its label; of that `label` when given."""
-    images, labels = digits(split)
-    candidates = np.arange(len(labels)) if label is None else np.flatnonzero(labels == label)
-    chosen = int(rng.choice(candidates))
-    patch = cv2.resize(images[chosen], (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(patch, dtype=np.uint8), int(labels[chosen])
-
-
 def photograph(rng: np.random.Generator, split: Split, height: int, width: int) -> Pixels:
     """A random crop of a random photograph, mirrored half of the time: uint8 [height, width, 3] RGB, writable.
 
@@ -154,4 +143,4 @@ def _data_file(name: str) -> Path:
     return path
 
 
-__all__ = ["DIGITS_HELD_OUT", "PHOTOGRAPHS", "PHOTOGRAPH_HELD_OUT", "digit_patch", "digits", "photograph"]
+__all__ = ["DIGITS_HELD_OUT", "PHOTOGRAPHS", "PHOTOGRAPH_HELD_OUT", "digits", "photograph"]

@@ -149,19 +149,19 @@ def _paint_objects(
     ranks = rng.permutation(level.objects)
     if attribute in ("larger", "smaller"):
         areas = 3000 * unit * level.ratio**ranks * float(rng.uniform(0.9, 1.3))
-        colours = 130 + _HUES[rng.permutation(len(_HUES))[: level.objects]]
+        colors = 130 + _HUES[rng.permutation(len(_HUES))[: level.objects]]
     else:
         areas = unit * rng.uniform(2500, 8000, level.objects)
-        colours = _colours(attribute, ranks * level.step, rng)
+        colors = _colors(attribute, ranks * level.step, rng)
     radii = [radius_of_area(shape, float(area)) for shape, area in zip(shapes, areas, strict=True)]
     centres = places(rng, radii, height, width, gap=12)
     return [
-        paint_shape(pixels, rng, split, shape, centre, radius, colour)
-        for shape, centre, radius, colour in zip(shapes, centres, radii, colours, strict=True)
+        paint_shape(pixels, rng, split, shape, centre, radius, color)
+        for shape, centre, radius, color in zip(shapes, centres, radii, colors, strict=True)
     ]
 
 
-def _colours(attribute: str, steps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _colors(attribute: str, steps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """RGB [N, 3] of objects that differ by `steps` [N] in the attribute, and in nothing else."""
     if attribute in ("darker", "brighter"):
         return np.asarray(rng.uniform(80, 110) + steps[:, None] + _HUES[int(rng.integers(len(_HUES)))])

@@ -11,7 +11,7 @@ from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
 from share.kernel.contracts.vision import Scene
 from share.kernel.task.checkers import numeric
 from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
-from share.kernel.task.painting import COLOURS, SHAPES, background, paint_shape, places
+from share.kernel.task.painting import COLORS, SHAPES, background, paint_shape, places
 
 
 class CountConfig(GeneratedConfig):
@@ -42,10 +42,10 @@ class Count:
         level = _LEVELS[difficulty]
         height, width = self.config.height, self.config.width
         pixels = background(rng, split, height, width, level.contrast)
-        colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+        color, shape = str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
         counted = int(rng.integers(1, level.counted_max + 1))
         others = int(rng.integers(level.others_max + 1))
-        kinds = [(colour, shape)] * counted + [_other(rng, colour, shape, level.alike) for _ in range(others)]
+        kinds = [(color, shape)] * counted + [_other(rng, color, shape, level.alike) for _ in range(others)]
         radii = rng.uniform(0.8, 1.2, len(kinds)) * level.radius * min(height, width) / 448
         left = rng.random(len(kinds)) < 0.5
         centres = np.empty((len(kinds), 2))
@@ -54,17 +54,17 @@ class Count:
             found = places(rng, [float(radius) for radius in radii[side]], height, half, gap=3)
             centres[side] = np.array(found).reshape(-1, 2) + np.array([offset, 0])
         objects = [
-            paint_shape(pixels, rng, split, kind, (float(x), float(y)), float(radius), COLOURS[name])
+            paint_shape(pixels, rng, split, kind, (float(x), float(y)), float(radius), COLORS[name])
             for (name, kind), (x, y), radius in zip(kinds, centres, radii, strict=True)
         ]
         return Prompt(
             prompt_id=f"count-{self.config.seed}-{split}-{index}",
             task="count",
-            question=f"How many {colour} {shape}s are in the picture? Answer with a number.",
+            question=f"How many {color} {shape}s are in the picture? Answer with a number.",
             images=(pixels,),
             answer=str(counted),
             difficulty=difficulty,
-            truth={"colour": colour, "shape": shape, "boxes": [painted.box for painted in objects[:counted]]},
+            truth={"color": color, "shape": shape, "boxes": [painted.box for painted in objects[:counted]]},
         )
 
     def check(self, prompt: Prompt, answer: str) -> float:
@@ -100,13 +100,13 @@ _LEVELS = (
 )
 
 
-def _other(rng: np.random.Generator, colour: str, shape: str, alike: float) -> tuple[str, str]:
+def _other(rng: np.random.Generator, color: str, shape: str, alike: float) -> tuple[str, str]:
     """Another kind of object: sharing the colour or the shape with probability `alike`, else neither."""
-    other_colour = str(rng.choice([name for name in COLOURS if name != colour]))
+    other_color = str(rng.choice([name for name in COLORS if name != color]))
     other_shape = str(rng.choice([name for name in SHAPES if name != shape]))
     if rng.random() >= alike:
-        return other_colour, other_shape
-    return (colour, other_shape) if rng.random() < 0.5 else (other_colour, shape)
+        return other_color, other_shape
+    return (color, other_shape) if rng.random() < 0.5 else (other_color, shape)
 
 
 __all__ = ["Count", "CountConfig"]

@@ -20,7 +20,7 @@ from share.kernel.errors import TaskError
 from share.kernel.task.assets import photograph
 from share.kernel.task.checkers import choice
 from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
-from share.kernel.task.painting import COLOURS, background, blend, grain, shape_alpha, text_alpha
+from share.kernel.task.painting import COLORS, background, blend, grain, shape_alpha, text_alpha
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +59,8 @@ class FollowObject:
         paths, word = _paths(rng, level, height, width, frames, diameter)
         letters = [str(letter) for letter in rng.permutation(list("ABCD"[: level.objects]))]
         still = background(rng, split, height, width, level.contrast)
-        colour = COLOURS[str(rng.choice(list(COLOURS)))]
-        patch = grain(photograph(rng, split, diameter, diameter), colour)
+        color = COLORS[str(rng.choice(list(COLORS)))]
+        patch = grain(photograph(rng, split, diameter, diameter), color)
         light = np.linspace(1.0, 1.0 - level.dimming, frames)
         video = [_frame(still, patch, paths[:, number], light[number]) for number in range(frames)]
         tags = _write_letters(video[-1], letters, paths[:, -1], diameter)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from share.kernel.contracts.vision import Mask, Pixels
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "red": (205, 45, 40),
     "green": (45, 150, 60),
     "blue": (45, 85, 205),
@@ -88,16 +88,16 @@ def paint_shape(
     shape: str,
     centre: tuple[float, float],
     radius: float,
-    colour: Sequence[float] | NDArray[np.float64],
+    color: Sequence[float] | NDArray[np.float64],
 ) -> Painted:
-    """Paint a randomly turned shape in place, filled with a photograph's grain around `colour`, and measure it."""
+    """Paint a randomly turned shape in place, filled with a photograph's grain around `color`, and measure it."""
     height, width = pixels.shape[:2]
     side = 2 * math.ceil(radius) + 2
     left, top = round(centre[0] - side / 2), round(centre[1] - side / 2)
     assert 0 <= left <= width - side
     assert 0 <= top <= height - side
     alpha = shape_alpha(shape, side, radius, float(rng.uniform(0, 2 * math.pi)))
-    texture = grain(photograph(rng, split, side, side), colour)
+    texture = grain(photograph(rng, split, side, side), color)
     patch = pixels[top : top + side, left : left + side]
     blend(patch, texture, alpha)
     inside = alpha >= 0.5
@@ -131,11 +131,11 @@ def shape_alpha(shape: str, side: int, radius: float, angle: float) -> NDArray[n
     return np.asarray(small / np.float32(255), dtype=np.float32)
 
 
-def grain(texture: Pixels, colour: Sequence[float] | NDArray[np.float64]) -> Pixels:
+def grain(texture: Pixels, color: Sequence[float] | NDArray[np.float64]) -> Pixels:
     """The texture's brightness variation, at a standard deviation of 9 levels, around one colour."""
     brightness = texture.mean(axis=2, dtype=np.float32)
     variation = (brightness - brightness.mean()) * (_GRAIN / max(float(brightness.std()), 1.0))
-    tinted = np.asarray(colour, dtype=np.float32) + np.clip(variation, -2.5 * _GRAIN, 2.5 * _GRAIN)[..., None]
+    tinted = np.asarray(color, dtype=np.float32) + np.clip(variation, -2.5 * _GRAIN, 2.5 * _GRAIN)[..., None]
     return np.asarray(np.clip(tinted, 0, 255), dtype=np.uint8)
 
 
@@ -209,9 +209,9 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "SHAPES",
-    "Colour",
+    "Color",
     "Painted",
     "background",
     "blend",

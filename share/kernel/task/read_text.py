@@ -19,7 +19,7 @@ from share.kernel.contracts.vision import Box, Scene
 from share.kernel.task.assets import photograph
 from share.kernel.task.checkers import edit_similarity
 from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
-from share.kernel.task.painting import Colour, blend, grain, places, text_alpha
+from share.kernel.task.painting import Color, blend, grain, places, text_alpha
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,8 +55,8 @@ class ReadText:
         level = _LEVELS[difficulty]
         pixels = photograph(rng, split, self.config.height, self.config.width)
         signs = [
-            _paint_sign(rng, split, colour, _text(rng, split), level)
-            for colour in rng.permutation(list(_PLATES))[: level.signs]
+            _paint_sign(rng, split, color, _text(rng, split), level)
+            for color in rng.permutation(list(_PLATES))[: level.signs]
         ]
         radii = [math.hypot(*sign.alpha.shape) / 2 for sign in signs]
         boxes: list[Box] = []
@@ -69,14 +69,14 @@ class ReadText:
         return Prompt(
             prompt_id=f"read_text-{self.config.seed}-{split}-{index}",
             task="read_text",
-            question=f"What is written on the {asked.colour} sign?",
+            question=f"What is written on the {asked.color} sign?",
             images=(pixels,),
             answer=asked.text,
             difficulty=difficulty,
             truth={
                 "box": boxes[0],
                 "signs": [
-                    {"text": sign.text, "colour": sign.colour, "box": box, "rotation_degrees": sign.rotation_degrees}
+                    {"text": sign.text, "color": sign.color, "box": box, "rotation_degrees": sign.rotation_degrees}
                     for sign, box in zip(signs, boxes, strict=True)
                 ],
                 "text_height_px": level.text_height_px,
@@ -111,7 +111,7 @@ _LEVELS = (
     _Level(text_height_px=13, rotation_degrees=15, ink=0.6, signs=4),
 )
 
-_PLATES: dict[str, Colour] = {
+_PLATES: dict[str, Color] = {
     "white": (238, 238, 234),
     "yellow": (232, 205, 60),
     "red": (180, 35, 35),
@@ -146,7 +146,7 @@ class _Sign:
     """A sign ready to be laid on a scene: RGB uint8 [H, W, 3] and its coverage float32 [H, W]."""
 
     text: str
-    colour: str
+    color: str
     rotation_degrees: float
     pixels: Pixels
     alpha: NDArray[np.float32]
@@ -161,14 +161,14 @@ def _text(rng: np.random.Generator, split: Split) -> str:
     return (word, number, f"{word} {number}")[int(rng.choice(3, p=(0.5, 0.25, 0.25)))]
 
 
-def _paint_sign(rng: np.random.Generator, split: Split, colour: str, text: str, level: _Level) -> _Sign:
+def _paint_sign(rng: np.random.Generator, split: Split, color: str, text: str, level: _Level) -> _Sign:
     """Draw a sign at three times its size, turn it, and reduce it: small text with the blur that a camera gives it."""
     scale = _SUPERSAMPLING
     ink_alpha = text_alpha(text, str(rng.choice(_FONTS)), level.text_height_px * scale)
     margin = round(level.text_height_px * scale * 0.6)
     ink_alpha = np.pad(ink_alpha, margin)
     height, width = ink_alpha.shape
-    plate = np.array(_PLATES[colour], dtype=np.float64)
+    plate = np.array(_PLATES[color], dtype=np.float64)
     extreme = 12.0 if plate.mean() > 120 else 245.0
     ink = plate + (extreme - plate) * level.ink
     large = grain(photograph(rng, split, height, width), plate)
@@ -184,7 +184,7 @@ def _paint_sign(rng: np.random.Generator, split: Split, colour: str, text: str, 
     small = (out_width // scale, out_height // scale)
     return _Sign(
         text=text,
-        colour=colour,
+        color=color,
         rotation_degrees=rotation,
         pixels=np.asarray(cv2.resize(turned, small, interpolation=cv2.INTER_AREA), dtype=np.uint8),
         alpha=np.asarray(cv2.resize(alpha, small, interpolation=cv2.INTER_AREA), dtype=np.float32),
