@@ -128,7 +128,8 @@ def _backend(arguments: argparse.Namespace) -> str:
 
 def _run(mode: Mode, arguments: argparse.Namespace, registry: Registry, stop: Event) -> RunResult:
     from share.kernel.config import layered
-    from share.kernel.kernel import VisionKernel, find_run
+    from share.kernel.kernel import VisionKernel
+    from share.kernel.records import find_run
 
     # `--config a.yaml b.yaml seed=1` gives argparse three files; the last is plainly an override.
     files = [Path(text) for text in arguments.config if "=" not in text or Path(text).exists()]

@@ -7,14 +7,10 @@ ends. Mistakes in what was asked for are ConfigErrors, raised before the run dir
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import Any, TextIO
@@ -24,6 +20,7 @@ from share.kernel.contracts.run import Mode, RunContext, RunResult, Status
 from share.kernel.errors import ConfigError, Interrupted
 from share.kernel.events import StructuredLogger
 from share.kernel.files import write_json
+from share.kernel.records import ARTIFACTS, CONFIG, EVENTS, METRICS, held, read_json, write_record
 from share.kernel.registry import Registry, one_line
 
 
@@ -76,8 +73,8 @@ class VisionKernel:
         resolved: Any = validate(model, {"run_name": name, **config}, self.registry)
         workdir = resolved.workdir.absolute()
         run_dir = _new_run_dir(workdir, resolved.run_name, self._now())
-        with _locked(run_dir):
-            write_json(run_dir / "config.json", dump(resolved))
+        with held(run_dir):
+            write_json(run_dir / CONFIG, dump(resolved))
             return self._run_in(mode, name, resolved, run_dir, workdir, dry_run=dry_run, resume=False)
 
     def resume(self, mode: Mode, run_dir: Path, changes: Mapping[str, Any], *, name: str | None = None) -> RunResult:
@@ -86,16 +83,16 @@ class VisionKernel:
         `changes` may repeat the configuration, not change it. `name` is the backend expected there, None for any.
         Raises ConfigError when the run cannot be resumed.
         """
-        record = read_record(run_dir)
+        record = read_json(run_dir / METRICS)
         if record.get("mode") != mode:
             raise ConfigError(f"{run_dir}: is a run of {record.get('mode')}, not of {mode}")
         backend = str(record.get("backend"))
         if name is not None and name != backend:
             raise ConfigError(f"backend: the run was made by {backend!r}, not {name!r}")
-        with _locked(run_dir):
+        with held(run_dir):
             if record.get("status") in ("ok", "dry_run") or record.get("dry_run"):
                 raise ConfigError(f"{run_dir}: has ended with status {record['status']}: there is nothing to resume")
-            stored = _read_json(run_dir / "config.json")
+            stored = read_json(run_dir / CONFIG)
             model = with_run_settings(self.registry.config_model(KIND_OF_MODE[mode], backend))
             resolved = validate(model, merged(stored, changes), self.registry)
             different = first_difference(stored, dump(resolved))
@@ -112,7 +109,7 @@ class VisionKernel:
     ) -> RunResult:
         """Call the backend and write down how it ended. One of the two places where every exception is caught."""
         started = time.monotonic()
-        logger = StructuredLogger(run_dir / "events.jsonl", run_id=run_dir.name, backend=name, echo=self._echo)
+        logger = StructuredLogger(run_dir / EVENTS, run_id=run_dir.name, backend=name, echo=self._echo)
         run = RunContext(
             run_id=run_dir.name,
             mode=mode,
@@ -126,10 +123,10 @@ class VisionKernel:
             stop=self.stop,
         )
         if resume:  # what was known before stays known, should this part end before it has measured anything
-            run.metrics.update(read_record(run_dir).get("metrics", {}))
-            artifacts = _read_json(run_dir / "artifacts.json") if (run_dir / "artifacts.json").exists() else {}
+            run.metrics.update(read_json(run_dir / METRICS).get("metrics", {}))
+            artifacts = read_json(run_dir / ARTIFACTS) if (run_dir / ARTIFACTS).exists() else {}
             run.artifacts.update({key: run_dir / path for key, path in artifacts.items()})
-        _write_record(run, "running", name, 0.0, None)
+        write_record(run, "running", name, 0.0, None)
         logger.info("run_resumed" if resume else "run_started", f"{mode} with backend {name}", dry_run=dry_run)
 
         status: Status
@@ -153,7 +150,7 @@ class VisionKernel:
             elif status == "interrupted":
                 logger.warn("run_interrupted", f"interrupted: {error}")
             logger.info("run_ended", f"{status} after {elapsed_ms / 1000:.1f} s", status=status)
-            _write_record(run, status, name, elapsed_ms, error)
+            write_record(run, status, name, elapsed_ms, error)
             logger.close()
         except OSError as failure:  # the disk is full or gone: the caller is the only one left to be told
             status = "failed"
@@ -169,31 +166,6 @@ KIND_OF_MODE: Mapping[Mode, str] = {
     "deploy-remote": "deployer",
     "infer": "inferencer",
 }
-
-
-def find_run(run: str, workdir: Path) -> Path:
-    """The directory of a run, given as path or as id below `workdir`. Raises ConfigError when there is none."""
-    for run_dir in (Path(run), workdir / "runs" / run):
-        if (run_dir / "config.json").is_file():
-            return run_dir.absolute()
-    raise ConfigError(f"{run}: no such run, neither as a directory nor in {workdir / 'runs'}")
-
-
-def read_record(run_dir: Path) -> dict[str, Any]:
-    """`metrics.json` of a run: run_id, mode, backend, status, dry_run, ended_utc, elapsed_ms, error, metrics.
-
-    The status is `running` until the run has ended; `is_running` tells whether anybody still runs it.
-    """
-    return _read_json(run_dir / "metrics.json")
-
-
-def is_running(run_dir: Path) -> bool:
-    """Whether a process is at work in this run directory."""
-    try:
-        with _locked(run_dir):
-            return False
-    except ConfigError:
-        return True
 
 
 def _new_run_dir(workdir: Path, run_name: str, now: datetime) -> Path:
@@ -213,53 +185,4 @@ def _new_run_dir(workdir: Path, run_name: str, now: datetime) -> Path:
     raise ConfigError(f"run_name: 999 runs are named {run_id}; set run_name=…")
 
 
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run directory alone; the system lets go of it when the process dies, however it dies."""
-    directory = os.open(run_dir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{run_dir}: the run is at work in another process; wait for it or stop it") from error
-        yield
-    finally:
-        os.close(directory)
-
-
-def _write_record(run: RunContext, status: str, backend: str, elapsed_ms: float, error: str | None) -> None:
-    write_json(
-        run.run_dir / "metrics.json",
-        {
-            "run_id": run.run_id,
-            "mode": run.mode,
-            "backend": backend,
-            "status": status,
-            "dry_run": run.dry_run,
-            "ended_utc": None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds"),
-            "elapsed_ms": round(elapsed_ms, 1),
-            "error": error,
-            "metrics": run.metrics,
-        },
-    )
-    paths = {name: _relative(path, run.run_dir) for name, path in run.artifacts.items()}
-    write_json(run.run_dir / "artifacts.json", paths)
-
-
-def _relative(path: Path, run_dir: Path) -> str:
-    """Relative to the run where the artifact is inside it, so that a run directory can be moved."""
-    absolute = Path(path).absolute()
-    return str(absolute.relative_to(run_dir)) if absolute.is_relative_to(run_dir) else str(absolute)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must hold a JSON object")
-    return value
-
-
-__all__ = ["KIND_OF_MODE", "VisionKernel", "find_run", "is_running", "read_record"]
+__all__ = ["KIND_OF_MODE", "VisionKernel"]

@@ -17,7 +17,7 @@ import inspect
 import re
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -177,8 +177,7 @@ def load_registry(block: Collection[str] = (), only: Collection[str] | None = No
     `block` names plugins that are not imported, each as `distribution`, `entry-point` or `distribution:entry-point`.
     With `only`, third-party plugins that it does not name are not imported either; Pixelis's own stay.
     """
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager = _manager()
     plugins: list[Plugin] = []
     backends: list[Backend] = []
     for distribution, version, entry in _entry_points():
@@ -187,15 +186,30 @@ def load_registry(block: Collection[str] = (), only: Collection[str] | None = No
         if reason:
             plugins.append(replace(plugin, state="blocked", reason=reason))
             continue
-        loaded, registered = _load(manager, plugin, entry)
+        loaded, registered = _load(manager, plugin, entry.load)
         plugins.append(loaded)
         backends += registered
+    return Registry(tuple(plugins), _by_name(backends))
 
-    by_name: dict[tuple[str, str], tuple[Backend, ...]] = {}
+
+def registry_of(module: ModuleType) -> Registry:
+    """The registry of one plugin module that need not be installed; for tests."""
+    plugin, registered = _load(_manager(), Plugin(module.__name__, "unknown", "", module.__name__), lambda: module)
+    return Registry((plugin,), _by_name(registered))
+
+
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _by_name(backends: list[Backend]) -> dict[tuple[str, str], tuple[Backend, ...]]:
+    found: dict[tuple[str, str], tuple[Backend, ...]] = {}
     for backend in sorted(backends, key=lambda backend: (backend.kind, backend.name)):
         key = (backend.kind, backend.name)
-        by_name[key] = (*by_name.get(key, ()), backend)
-    return Registry(tuple(plugins), by_name)
+        found[key] = (*found.get(key, ()), backend)
+    return found
 
 
 def _entry_points() -> list[tuple[str, str, importlib.metadata.EntryPoint]]:
@@ -233,12 +247,12 @@ def _blocked(plugin: Plugin, block: Collection[str], only: Collection[str] | Non
 
 
 def _load(
-    manager: pluggy.PluginManager, plugin: Plugin, entry: importlib.metadata.EntryPoint
+    manager: pluggy.PluginManager, plugin: Plugin, import_module: Callable[[], ModuleType]
 ) -> tuple[Plugin, list[Backend]]:
     """Import one plugin and call its hooks; all of its registrations, or none and the reason."""
     started = time.perf_counter()
     try:
-        module = entry.load()
+        module = import_module()
         plugin = replace(
             plugin, import_s=time.perf_counter() - started, file=str(getattr(module, "__file__", None) or "")
         )
@@ -346,4 +360,5 @@ __all__ = [
     "load_registry",
     "normalized",
     "one_line",
+    "registry_of",
 ]

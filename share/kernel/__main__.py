@@ -1,0 +1,139 @@
+"""`python -m share.kernel`: what is installed, what was run, and one operation at a time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from share.kernel.command import Parser, print_mistake, selection
+from share.kernel.errors import PixelisError
+from share.kernel.registry import load_registry
+
+EXAMPLES = """\
+examples:
+  python -m share.kernel plugins                      every plugin with its state, and why it cannot be used
+  python -m share.kernel plugins --strict             the same; exit code 1 when one is broken
+  python -m share.kernel backends --json              every backend by kind and name
+  python -m share.kernel runs                         past runs: status, backend, main metric, time
+  python -m share.kernel schema operation ZOOM_IN     settings and tool schema of an operation
+  python -m share.kernel run-operation ZOOM_IN --image photo.png --arguments '{"bbox": [0, 0, 90, 60]}' --output out.png
+  python -m share.kernel new-plugin ./count-red --operation COUNT_RED
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except PixelisError as error:
+        return print_mistake(error)
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m share.kernel",
+        description="What is installed, what was run, and one operation at a time.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("--block", metavar="PLUGIN", action="append", default=[], help="do not load this plugin")
+        if json:
+            added.add_argument("--json", action="store_true", help="for programs")
+        return added
+
+    plugins = command("plugins", "every plugin and backend with its origin and state")
+    plugins.add_argument("--strict", action="store_true", help="exit with 1 when one is broken")
+    command("operations", "the visual operations")
+    backends = command("backends", "every backend that can be used")
+    backends.add_argument("kind", nargs="?", help="of this kind only")
+    runs = command("runs", "past runs, the latest first")
+    runs.add_argument("--workdir", type=Path, default=Path("work-dir"))
+    schema = command("schema", "the JSON schema of a backend's settings", json=False)
+    schema.add_argument("kind")
+    schema.add_argument("name")
+    operate = command("run-operation", "run an operation on an image or a video")
+    operate.add_argument("operation", metavar="NAME")
+    source = operate.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--image", type=Path, metavar="FILE", action="append", help="may be repeated: image_1, image_2, …"
+    )
+    source.add_argument("--video", type=Path, metavar="FILE", help="its first frame is image_1")
+    operate.add_argument("--arguments", default="{}", metavar="JSON", help="as a policy would write them")
+    operate.add_argument("--output", type=Path, metavar="FILE", help="where the picture goes: .png, .jpg or .webp")
+    operate.add_argument("--timeout-s", type=float, default=60.0, help="time limit in seconds (default 60)")
+    operate.add_argument(
+        "--set", metavar="key.path=value", action="append", default=[], help="a setting of the operation"
+    )
+    scaffold = command("new-plugin", "write a complete wheel project for an operation of your own", json=False)
+    scaffold.add_argument("directory", type=Path, metavar="DIR", help="new; its name becomes the distribution's")
+    scaffold.add_argument("--operation", required=True, metavar="NAME", help="as a policy writes it, e.g. COUNT_RED")
+    return parser
+
+
+def _plugins(arguments: argparse.Namespace) -> int:
+    from share.kernel.listings import print_plugins
+
+    return print_plugins(load_registry(**selection(os.environ, arguments.block)), arguments.json, arguments.strict)
+
+
+def _operations(arguments: argparse.Namespace) -> int:
+    arguments.kind = "operation"
+    return _backends(arguments)
+
+
+def _backends(arguments: argparse.Namespace) -> int:
+    from share.kernel.listings import print_backends
+
+    return print_backends(load_registry(**selection(os.environ, arguments.block)), arguments.kind, arguments.json)
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from share.kernel.listings import print_runs
+
+    return print_runs(arguments.workdir, arguments.json)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from share.kernel.listings import print_schema
+
+    return print_schema(load_registry(**selection(os.environ, arguments.block)), arguments.kind, arguments.name)
+
+
+def _run_operation(arguments: argparse.Namespace) -> int:
+    from share.kernel.operate import operate
+
+    return operate(load_registry(**selection(os.environ, arguments.block)), arguments)
+
+
+def _new_plugin(arguments: argparse.Namespace) -> int:
+    from share.kernel.scaffold import write_project
+
+    for path in write_project(arguments.directory, arguments.operation):
+        print(path)
+    print(f"its tests pass now: cd {arguments.directory} && python -m pytest")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "plugins": _plugins,
+    "operations": _operations,
+    "backends": _backends,
+    "runs": _runs,
+    "schema": _schema,
+    "run-operation": _run_operation,
+    "new-plugin": _new_plugin,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The public contract suite: what every backend of a kind must keep, ours as much as a stranger's.
+
+Each check is a plain function that raises AssertionError with a sentence about what was broken. Call them from a test
+of your own, or run `CHECKS[kind]` over registered backends with `pytest.mark.parametrize`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Event
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from share.kernel.config import Choice, ConfigModel
+from share.kernel.contracts.kinds import Operation, Reward, Task
+from share.kernel.contracts.run import Mode
+from share.kernel.contracts.task import Demonstration, Prompt, Split
+from share.kernel.contracts.trajectory import Action, Trajectory
+from share.kernel.contracts.vision import PIXELS_MAX, OperationResult, Scene, Transform
+from share.kernel.errors import ConfigError, OperationError
+from share.kernel.kernel import KIND_OF_MODE, VisionKernel
+from share.kernel.media.operator import Limits, Operator, tool_schema
+from share.kernel.registry import Registry, registry_of
+
+NONSENSE: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1e308,
+    float("nan"),
+    "",
+    "r99",
+    [],
+    [0, 0, 0, 0],
+    [-5, 9, 1e9, 2],
+    {},
+    "\0",
+)
+"""Values that a policy may write for any argument."""
+
+
+def example_scene(*, is_video: bool = False, num_frames: int = 12) -> Scene:
+    """A scene to try operations on: one image (96 x 128), or a video, of a bright disc on a textured dark ground.
+
+    The disc has a radius of 14 pixels; its centre is at (x=40, y=48) and moves 3 pixels to the right each frame.
+    """
+    y, x = np.mgrid[:96, :128]
+    ground = 40 + 20 * np.sin(x / 5) * np.cos(y / 7)
+    frames = []
+    for frame in range(num_frames if is_video else 1):
+        disc = (x - 40 - 3 * frame) ** 2 + (y - 48) ** 2 <= 14**2
+        grey = np.where(disc, 200 + 20 * np.sin(x / 3 - frame), ground)
+        frames.append(np.stack([grey, grey * 0.8, grey * 0.6], axis=-1).astype(np.uint8))
+    scene = Scene(tuple(frames), is_video=is_video, frames_per_second=10.0 if is_video else None)
+    scene.add_view(frames[0], 0, Transform())
+    return scene
+
+
+def run_operation(operation: Operation, arguments: Mapping[str, object], scene: Scene) -> OperationResult:
+    """Call an operation as a policy would. Raises OperationError with the observation that the policy would read."""
+    outcome = Operator({"OPERATION": operation}).run("OPERATION", arguments, scene)
+    if outcome.result is None:
+        raise OperationError(outcome.error)
+    return outcome.result
+
+
+def check_plugin(module: ModuleType) -> list[tuple[str, str]]:
+    """A plugin module, installed or not: its hooks register, its targets import and declare their configuration.
+
+    Returns the (kind, name) of its backends.
+    """
+    registry = registry_of(module)
+    for plugin in registry.plugins:
+        assert plugin.state in ("ok", "missing extra"), f"{plugin} is {plugin.state}: {plugin.reason}"
+    found = []
+    for backend in registry.backends():
+        model = registry.config_model(backend.kind, backend.name)
+        assert backend.summary, f"{backend.kind} {backend.name} needs a summary: listings show it"
+        undescribed = [name for name, field in model.model_fields.items() if not field.description]
+        assert not undescribed, f"{model.__name__}: no docstring below {', '.join(undescribed)}"
+        found.append((backend.kind, backend.name))
+    return found
+
+
+def check_operation(
+    operation: Operation, *examples: Mapping[str, object], scene: Callable[[], Scene] = example_scene
+) -> None:
+    """An operation describes itself, does the examples, is pure, repeats itself, and refuses nonsense politely.
+
+    `examples` are arguments that must succeed on a fresh `scene()`. Nonsense in place of each argument must succeed or
+    be refused with an OperationError; any other exception, a wrong type and a hang break the contract.
+    """
+    assert isinstance(operation, Operation), "an operation has `Arguments` and `run(scene, arguments)`"
+    schema = tool_schema("OPERATION", operation)["function"]
+    assert schema["description"], "the docstring of the operation's class tells the policy what it does"
+    json.dumps(schema)
+    for name, argument in schema["parameters"]["properties"].items():
+        assert argument.get("description"), f"argument {name!r} needs a docstring: the policy reads it"
+
+    for arguments in examples:
+        outcomes = []
+        for _ in range(2):
+            stage = scene()
+            natives = [native.copy() for native in stage.natives]
+            before = (len(stage.views), len(stage.regions))
+            parsed = operation.Arguments.model_validate(dict(arguments))
+            operation.run(stage, parsed)
+            assert before == (len(stage.views), len(stage.regions)), "run() must not change the scene; the caller does"
+            outcome = Operator({"OPERATION": operation}).run("OPERATION", arguments, stage)
+            assert outcome.result is not None, f"{dict(arguments)}: {outcome.status}: {outcome.error}"
+            assert all(map(np.array_equal, natives, stage.natives)), "the native pixels must not be written to"
+            outcomes.append(outcome.result)
+        first, second = outcomes
+        assert (first.text, dict(first.data)) == (second.text, dict(second.data)), "the same call gives the same result"
+
+    operator = Operator({"OPERATION": operation}, Limits(timeout_s=30))
+    for arguments in _nonsense(schema["parameters"]["properties"], examples):
+        outcome = operator.run("OPERATION", arguments, scene())
+        assert outcome.status in ("ok", "refused"), f"{arguments}: {outcome.status}: {outcome.error}"
+        assert outcome.error is None or "\n" not in outcome.error, "an observation of an error is one line"
+
+
+def check_reward(reward: Reward) -> None:
+    """A reward component scores each trajectory of a group with a finite number or None.
+
+    One that does not learn (has no `state_dict`) repeats itself; one that does can be put back to where it was.
+    """
+    prompt = Prompt("prompt-1", "example", "How bright is it?", example_scene().natives, "bright")
+    call = Action("operation", "", "ZOOM_IN", {"bbox": [0, 0, 40, 40]}, "image_2: …", view="image_2", elapsed_ms=1.0)
+    failed = Action("operation", "", "ZOOM_IN", {"bbox": [9, 9, 1, 1]}, error="bbox: is empty", elapsed_ms=1.0)
+    right = Action("answer", "<answer>bright</answer>")
+    groups = (
+        (
+            Trajectory("prompt-1", (right,), "bright", "answer"),
+            Trajectory("prompt-1", (call, right), "bright", "answer"),
+            Trajectory("prompt-1", (call, call, failed, Action("answer", "dark")), "dark", "answer"),
+            Trajectory("prompt-1", (Action("invalid", "<tool_call>{"),), None, "invalid"),
+            Trajectory("prompt-1", (call,), None, "turns_max"),
+        ),
+        (Trajectory("prompt-1", (right,), "bright", "answer"),),
+    )
+    for group in groups:
+        scenes = [_scene_after(trajectory) for trajectory in group]
+        correctness = [float(trajectory.answer == "bright") for trajectory in group]
+        state = copy.deepcopy(reward.state_dict()) if hasattr(reward, "state_dict") else None
+        scored = reward.score(prompt, group, scenes, correctness)
+        assert isinstance(scored, list), "scores are a list"
+        assert len(scored) == len(group), "one score per trajectory"
+        for score in scored:
+            assert score is None or (isinstance(score, int | float) and math.isfinite(score)), f"{score!r} is no score"
+        if state is not None:
+            reward.load_state_dict(state)  # type: ignore[attr-defined]
+        assert reward.score(prompt, group, scenes, correctness) == scored, "the same group gives the same scores"
+
+
+def check_task(task: Task) -> None:
+    """A task source yields equal prompts for equal arguments, splits that differ, and knows its own answers."""
+    splits: tuple[Split, Split] = ("train", "held_out")
+    for split in splits:
+        size = task.size(split)
+        assert size is None or size >= 0, "a size is a number of prompts, or None without end"
+        for index in range(min(3, 3 if size is None else size)):
+            prompt, again = task.prompt(split, index), task.prompt(split, index)
+            assert _same_prompt(prompt, again), f"{split} {index}: the same arguments give the same prompt"
+            assert prompt.images, "a prompt has an image or the frames of a video"
+            for image in prompt.images:
+                assert image.dtype == np.uint8, "images are uint8 [height, width, 3] RGB"
+                assert image.ndim == 3, "images are uint8 [height, width, 3] RGB"
+                assert image.shape[2] == 3, "images are uint8 [height, width, 3] RGB"
+                assert image.shape[0] * image.shape[1] <= PIXELS_MAX, f"at most {PIXELS_MAX:,} pixels"
+            assert task.check(prompt, prompt.answer) == 1.0, f"{split} {index}: the ground truth must be right"
+            assert 0.0 <= task.check(prompt, "no such answer \0") <= 1.0, "a check is within [0, 1]"
+            assert 0.0 <= task.check(prompt, "") < 1.0, "no answer is not a right answer"
+            shown = prompt.shown if prompt.shown is not None else tuple(range(len(prompt.images)))
+            scene = Scene(prompt.images, prompt.is_video, prompt.frames_per_second)
+            for source in shown:
+                scene.add_view(prompt.images[source], source, Transform())
+            demonstration = task.demonstrate(prompt, scene)
+            assert demonstration is None or isinstance(demonstration, Demonstration), "a Demonstration or None"
+            if demonstration is not None:
+                assert task.check(prompt, demonstration.answer) == 1.0, "an expert answers rightly"
+    if all(task.size(split) is None for split in splits):
+        assert not _same_prompt(task.prompt("train", 0), task.prompt("held_out", 0)), "the splits share no prompt"
+
+
+def check_run(registry: Registry, mode: Mode, name: str, settings: Mapping[str, Any], workdir: Path) -> None:
+    """A backend that is run: it obeys a dry run and a stop, resumes, ends well, and leaves what it says it left.
+
+    `settings` must make it short.
+    """
+    config = {**settings, "workdir": str(workdir)}
+    planned = VisionKernel(registry).run(mode, name, config, dry_run=True)
+    assert planned.status == "dry_run", f"dry run: {planned.status}: {planned.error}"
+
+    stop = Event()
+    stop.set()
+    stopped = VisionKernel(registry, stop=stop).run(mode, name, config)
+    assert stopped.status == "interrupted", f"stopped before it began, it is {stopped.status}: {stopped.error}"
+    ended = VisionKernel(registry).resume(mode, stopped.run_context.run_dir, config, name=name)
+    assert ended.status == "ok", f"resumed: {ended.status}: {ended.error}"
+    for artifact, path in ended.artifacts.items():
+        assert path.exists(), f"artifact {artifact!r} does not exist: {path}"
+
+
+def build(registry: Registry, kind: str, name: str) -> Any:
+    """A backend with its default configuration. Raises ConfigError when it cannot be had without settings."""
+    model: type[ConfigModel] = registry.config_model(kind, name)
+    needed = [field for field, info in model.model_fields.items() if info.is_required()]
+    if needed:
+        raise ConfigError(f"{kind} {name!r} needs {', '.join(needed)}")
+    return registry.build(Choice(kind, name, model.model_validate({}, context={"registry": registry})))
+
+
+CHECKS: Mapping[str, Callable[..., None]] = {
+    "operation": check_operation,
+    "reward": check_reward,
+    "task": check_task,
+    **dict.fromkeys(KIND_OF_MODE.values(), check_run),
+}
+"""The check of every kind that has one."""
+
+
+def _nonsense(properties: Mapping[str, Any], examples: Sequence[Mapping[str, object]]) -> Iterator[dict[str, object]]:
+    """Each example, and no arguments at all, with one argument replaced by something that makes no sense."""
+    yield {"no_such_argument": 1}
+    for base in [{}, *examples]:
+        for name in properties:
+            for value in NONSENSE:
+                yield {**copy.deepcopy(dict(base)), name: value}
+
+
+def _scene_after(trajectory: Trajectory) -> Scene:
+    scene = example_scene()
+    for action in trajectory.actions:
+        if action.view is not None:
+            scene.add_view(scene.natives[0][:40, :40], 0, Transform())
+    return scene
+
+
+def _same_prompt(prompt: Prompt, other: Prompt) -> bool:
+    same_images = len(prompt.images) == len(other.images) and all(map(np.array_equal, prompt.images, other.images))
+    return same_images and (prompt.prompt_id, prompt.question, prompt.answer, prompt.difficulty) == (
+        other.prompt_id,
+        other.question,
+        other.answer,
+        other.difficulty,
+    )
+
+
+__all__ = [
+    "CHECKS",
+    "NONSENSE",
+    "build",
+    "check_operation",
+    "check_plugin",
+    "check_reward",
+    "check_run",
+    "check_task",
+    "example_scene",
+    "run_operation",
+]
