@@ -19,5 +19,6 @@ def register_rewards(register: Register) -> None:
         "share.kernel.reward.curiosity:ReleasedCuriosity",
         summary="The same bonus as Pixel Reasoner's released code computes it.",
     )
+    register("curiosity_icm", "share.kernel.reward.icm:InverseCuriosity", summary="Pays for views it did not expect.")
     register("coherence", "share.kernel.reward.coherence:Coherence", summary="Do operations follow from one another?")
     register("misuse", "share.kernel.reward.misuse:Misuse", summary="Costs of failed, invalid and excess calls.")
