@@ -244,7 +244,7 @@ def test_further_bad_lines_are_counted_up_to_a_limit(directory: Path) -> None:
 
 def test_an_empty_file_and_a_missing_file_are_named(directory: Path) -> None:
     assert "holds no line" in _mistake(directory, "")
-    with pytest.raises(TaskError, match="nowhere.jsonl: cannot be read: No such file"):
+    with pytest.raises(TaskError, match=r"nowhere\.jsonl: cannot be read: No such file"):
         Jsonl(JsonlConfig(path=directory / "nowhere.jsonl"))
 
 

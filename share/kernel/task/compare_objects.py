@@ -154,7 +154,7 @@ def _paint_objects(
         areas = unit * rng.uniform(2500, 8000, level.objects)
         colors = _colors(attribute, ranks * level.step, rng)
     radii = [radius_of_area(shape, float(area)) for shape, area in zip(shapes, areas, strict=True)]
-    centres = places(rng, radii, height, width, gap=12)
+    centres = places(rng, [(2 * radius, 2 * radius) for radius in radii], height, width, gap=12)
     return [
         paint_shape(pixels, rng, split, shape, centre, radius, color)
         for shape, centre, radius, color in zip(shapes, centres, radii, colors, strict=True)

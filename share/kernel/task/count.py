@@ -51,7 +51,7 @@ class Count:
         centres = np.empty((len(kinds), 2))
         half = width // 2
         for side, offset in ((left, 0), (~left, width - half)):
-            found = places(rng, [float(radius) for radius in radii[side]], height, half, gap=3)
+            found = places(rng, [(2 * radius, 2 * radius) for radius in radii[side]], height, half, gap=3)
             centres[side] = np.array(found).reshape(-1, 2) + np.array([offset, 0])
         objects = [
             paint_shape(pixels, rng, split, kind, (float(x), float(y)), float(radius), COLORS[name])

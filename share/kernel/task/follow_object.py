@@ -32,7 +32,7 @@ class FollowObjectConfig(GeneratedConfig):
     """Settings of the follow_object source."""
 
     height: int = Field(default=240, ge=160, le=1000)
-    """Height of a frame, native pixels; the objects grow with it."""
+    """Height of a frame, native pixels; the objects grow with the shorter side."""
 
     width: int = Field(default=320, ge=160, le=1000)
     """Width of a frame, native pixels."""
@@ -55,7 +55,7 @@ class FollowObject:
         difficulty = self.config.difficulty(index)
         level = _LEVELS[difficulty]
         height, width, frames = self.config.height, self.config.width, self.config.frames
-        diameter = round(height * _DIAMETER)
+        diameter = round(min(height, width) * _DIAMETER)
         paths, word = _paths(rng, level, height, width, frames, diameter)
         letters = [str(letter) for letter in rng.permutation(list("ABCD"[: level.objects]))]
         still = background(rng, split, height, width, level.contrast)
@@ -113,11 +113,12 @@ _LEVELS = (
     _Level(objects=4, apart=1.3, contrast=1.0, dimming=0.3),
 )
 
-_DIAMETER = 0.1  # of the frame's height
+_DIAMETER = 0.1  # of the frame's shorter side
 
 _TAG_GAP = 3.0  # least distance of two ends in diameters, so that each letter has one neighbour
 
-_TRIES = 4_000
+_TRIES = 20_000
+_BENDS = 10  # tries per pair of starts and ends
 
 _EXTREMES = {
     "farthest to the left": (0, 1),
@@ -133,30 +134,37 @@ def _paths(
 ) -> tuple[NDArray[np.float64], str]:
     """Centres (x, y) float64 [objects, frames, 2] of smooth paths, the asked object first, and how it is named.
 
-    Paths are drawn until the objects stay apart, the asked start is extreme by a diameter, and the nearest end is the
-    right one or not, as a fair die of `objects` sides said beforehand.
+    Starts, ends and bends are drawn until the objects stay apart, the asked start is extreme by a diameter, and the
+    nearest end is the right one or not, as a fair die of `objects` sides said beforehand.
     """
     nearest_is_right = rng.random() < 1 / level.objects
     word = str(rng.choice(list(_EXTREMES)))
     axis, direction = _EXTREMES[word]
     time = np.linspace(0.0, 1.0, frames)[None, :, None]
-    edge = np.array([diameter, diameter])
+    low, high = np.array([diameter, diameter]), np.array([width - diameter, height - diameter])
     for _ in range(_TRIES):
-        start, middle, end = rng.uniform(edge, np.array([width, height]) - edge, (3, level.objects, 1, 2))
-        order = np.argsort(direction * start[:, 0, axis])
-        start = start[order]
-        if direction * (start[1, 0, axis] - start[0, 0, axis]) < diameter:
+        start = rng.uniform(low, high, (level.objects, 2))
+        start = start[np.argsort(direction * start[:, axis])]
+        end = rng.uniform(low, high, (level.objects, 2))
+        if (
+            direction * (start[1, axis] - start[0, axis]) < diameter
+            or _closest(start) < level.apart * diameter
+            or _closest(end) < _TAG_GAP * diameter
+            or bool(np.linalg.norm(end - start[0], axis=-1).argmin() == 0) != nearest_is_right
+        ):
             continue
-        paths = (1 - time) ** 2 * start + 2 * time * (1 - time) * middle + time**2 * end
-        gaps = np.linalg.norm(paths[:, None] - paths[None], axis=-1)[np.triu_indices(level.objects, 1)]
-        if gaps.min() < level.apart * diameter:
-            continue
-        if gaps[:, -1].min() < _TAG_GAP * diameter:
-            continue
-        distances = np.linalg.norm(paths[:, -1] - paths[0, 0], axis=-1)
-        if bool(distances.argmin() == 0) == nearest_is_right:
-            return paths, word
+        for _ in range(_BENDS):
+            bend = rng.uniform(low, high, (level.objects, 1, 2))
+            paths = (1 - time) ** 2 * start[:, None] + 2 * time * (1 - time) * bend + time**2 * end[:, None]
+            if _closest(paths) >= level.apart * diameter:
+                return paths, word
     raise TaskError(f"{level.objects} objects find no paths in {width} x {height} px; make the frames larger")
+
+
+def _closest(centres: NDArray[np.float64]) -> float:
+    """The least distance of two of the centres [N, ..., 2] at any time."""
+    first, second = np.triu_indices(len(centres), 1)
+    return float(np.linalg.norm(centres[first] - centres[second], axis=-1).min())
 
 
 def _frame(still: Pixels, patch: Pixels, centres: NDArray[np.float64], light: float) -> Pixels:

@@ -146,42 +146,43 @@ def blend(patch: Pixels, texture: Pixels, alpha: NDArray[np.float32]) -> None:
 
 
 def places(
-    rng: np.random.Generator, radii: Sequence[float], height: int, width: int, gap: float
+    rng: np.random.Generator, sizes: Sequence[tuple[float, float]], height: int, width: int, gap: float
 ) -> list[tuple[float, float]]:
-    """Random centres (x, y), in the order of `radii`, of discs inside the image and `gap` pixels apart.
+    """Random centres (x, y), in the order of `sizes` (width, height), of boxes inside the image and `gap` px apart.
 
-    The large ones are placed first. Raises TaskError when they do not fit in 20 times 200 tries a disc.
+    The large ones are placed first. Raises TaskError when they do not fit in 20 times 200 tries a box.
     """
-    order = sorted(range(len(radii)), key=lambda number: -radii[number])
+    order = sorted(range(len(sizes)), key=lambda number: -sizes[number][0] * sizes[number][1])
     for _ in range(20):
-        centres: dict[int, tuple[float, float]] = {}
+        placed: dict[int, tuple[float, float]] = {}
         for number in order:
-            centre = _free_place(rng, radii, number, centres, height, width, gap)
+            others = [(placed[other], sizes[other]) for other in placed]
+            centre = _free_place(rng, sizes[number], others, height, width, gap)
             if centre is None:
                 break
-            centres[number] = centre
+            placed[number] = centre
         else:
-            return [centres[number] for number in range(len(radii))]
-    raise TaskError(f"{len(radii)} objects do not fit into {width} x {height} px; make the scene larger")
+            return [placed[number] for number in range(len(sizes))]
+    raise TaskError(f"{len(sizes)} objects do not fit into {width} x {height} px; make the scene larger")
 
 
 def _free_place(
     rng: np.random.Generator,
-    radii: Sequence[float],
-    number: int,
-    centres: dict[int, tuple[float, float]],
+    size: tuple[float, float],
+    others: list[tuple[tuple[float, float], tuple[float, float]]],
     height: int,
     width: int,
     gap: float,
 ) -> tuple[float, float] | None:
-    edge = math.ceil(radii[number]) + 3
-    if 2 * edge >= min(height, width):
+    edge_x, edge_y = size[0] / 2 + 3, size[1] / 2 + 3
+    if 2 * edge_x >= width or 2 * edge_y >= height:
         return None
     for _ in range(200):
-        x, y = float(rng.uniform(edge, width - edge)), float(rng.uniform(edge, height - edge))
+        x, y = float(rng.uniform(edge_x, width - edge_x)), float(rng.uniform(edge_y, height - edge_y))
         if all(
-            math.hypot(x - other_x, y - other_y) >= radii[number] + radii[other] + gap
-            for other, (other_x, other_y) in centres.items()
+            abs(x - other_x) >= (size[0] + other_width) / 2 + gap
+            or abs(y - other_y) >= (size[1] + other_height) / 2 + gap
+            for (other_x, other_y), (other_width, other_height) in others
         ):
             return x, y
     return None

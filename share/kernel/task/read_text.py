@@ -58,9 +58,9 @@ class ReadText:
             _paint_sign(rng, split, color, _text(rng, split), level)
             for color in rng.permutation(list(_PLATES))[: level.signs]
         ]
-        radii = [math.hypot(*sign.alpha.shape) / 2 for sign in signs]
+        sizes = [(float(sign.alpha.shape[1]), float(sign.alpha.shape[0])) for sign in signs]
         boxes: list[Box] = []
-        for sign, (x, y) in zip(signs, places(rng, radii, self.config.height, self.config.width, gap=8), strict=True):
+        for sign, (x, y) in zip(signs, places(rng, sizes, self.config.height, self.config.width, gap=8), strict=True):
             height, width = sign.alpha.shape
             left, top = round(x - width / 2), round(y - height / 2)
             blend(pixels[top : top + height, left : left + width], sign.pixels, sign.alpha)
