@@ -305,6 +305,8 @@ def _wrong_region(region: object, scene: Scene) -> str | None:
         return "its region's counts are no integers"
     if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != region.shape[0] * region.shape[1]:
         return "its region's counts do not fill the native image"
+    if len(region.box) != 4 or not np.isfinite(region.box).all():
+        return f"its region's box is {region.box!r}"
     if int(runs[1::2].sum()) != region.area:
         return f"its region's area is {region.area!r}, its counts hold {int(runs[1::2].sum())}"
     return None
