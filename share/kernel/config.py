@@ -226,14 +226,15 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `under`, mappings key by key. A backend that is chosen anew takes none of the other's settings."""
+    """`over` laid on `under`, mappings key by key.
+
+    A bare name is that backend with its defaults; another name takes none of the settings that stood there.
+    """
     layers = dict(under)
     for key, value in over.items():
         existing = layers.get(key)
         if isinstance(value, Mapping) and isinstance(existing, str) and "name" not in value:
             existing = {"name": existing}
-        if isinstance(value, str) and isinstance(existing, Mapping) and existing.get("name") == value:
-            continue
         if (
             isinstance(value, Mapping)
             and isinstance(existing, Mapping)

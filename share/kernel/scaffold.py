@@ -52,7 +52,7 @@ A policy sees the class's docstring and the descriptions of the arguments: they 
 _INIT = '''"""The visual operation $operation for Pixelis."""
 '''
 
-_PLUGIN = '''"""Names what this distribution adds to Pixelis. A target is imported when it is used, so this stays light."""
+_PLUGIN = '''"""Names what this distribution adds to Pixelis; a target is imported when it is used."""
 
 from __future__ import annotations
 

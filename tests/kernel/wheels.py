@@ -30,3 +30,69 @@ def install(
     points = "\n".join(f"{name} = {module}" for name, module in entry_points.items())
     (info / "entry_points.txt").write_text(f"[pixelis]\n{points}\n")
     return info
+
+
+def operation_plugin(name: str, target: str, *, extra: str | None = None) -> str:
+    """The text of a plugin module that registers one operation."""
+    more = f", extra={extra!r}" if extra else ""
+    return (
+        "from share.kernel import hookimpl\n\n\n"
+        "@hookimpl\n"
+        "def register_operations(register):\n"
+        f"    register({name!r}, {target!r}, summary='For a test.'{more})\n"
+    )
+
+
+COUNTING_PLUGIN = """
+from share.kernel import hookimpl
+
+
+@hookimpl
+def register_trainers(register):
+    register("counting", "counting.train:train", summary="Counts steps.")
+"""
+
+COUNTING_TRAIN = '''
+"""A trainer that counts: it can be slow, fail, be stopped and be resumed."""
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from share.kernel import ConfigModel, Interrupted
+
+if TYPE_CHECKING:
+    from share.kernel import RunContext
+
+
+class CountingConfig(ConfigModel):
+    steps: int = 3
+    pause_s: float = 0.0
+    fail_at: int | None = None
+    exit_at: int | None = None
+
+
+def train(config: CountingConfig, run: RunContext) -> None:
+    state = run.run_dir / "step.txt"
+    first = int(state.read_text()) if run.resume and state.exists() else 0
+    for step in range(first, 2 if run.dry_run else config.steps):
+        if run.stop.is_set():
+            raise Interrupted(f"stopped before step {step}")
+        if step == config.fail_at:
+            raise ValueError("asked to\\nfail")
+        if step == config.exit_at:
+            raise SystemExit("asked to exit")
+        state.write_text(str(step + 1))
+        run.metrics["count"] = step + 1
+        run.metrics["loss"] = float("nan")
+        run.artifacts["state"] = state
+        run.logger.info("step", f"step {step}", step=step)
+        print("step", step, flush=True)
+        time.sleep(config.pause_s)
+'''
+
+
+def install_counting(site: Path) -> None:
+    """Install the trainer `counting`."""
+    files = {"counting/plugin.py": COUNTING_PLUGIN, "counting/train.py": COUNTING_TRAIN}
+    install(site, "counting", files, {"counting": "counting.plugin"})
