@@ -15,34 +15,47 @@ if TYPE_CHECKING:
 
 RGB = tuple[int, int, int]
 
-NAMES: dict[str, RGB] = {
-    "black": (0, 0, 0),
-    "dark gray": (72, 72, 72),
-    "gray": (128, 128, 128),
-    "light gray": (200, 200, 200),
-    "white": (255, 255, 255),
-    "red": (230, 20, 20),
-    "dark red": (130, 10, 10),
-    "pink": (255, 160, 185),
-    "orange": (255, 140, 0),
-    "brown": (120, 70, 30),
-    "tan": (210, 180, 140),
-    "beige": (240, 230, 205),
-    "yellow": (250, 235, 30),
-    "olive": (128, 128, 0),
-    "lime": (120, 255, 40),
-    "green": (20, 150, 40),
-    "dark green": (10, 75, 20),
-    "teal": (0, 128, 128),
-    "cyan": (0, 235, 235),
-    "light blue": (150, 200, 240),
-    "blue": (30, 70, 230),
-    "dark blue": (10, 15, 110),
-    "purple": (120, 30, 150),
-    "lavender": (200, 170, 230),
-    "magenta": (230, 30, 200),
-}
-"""What people call basic colours: those of CSS, with dark and light shades where people have a word for them."""
+SHADES: tuple[tuple[str, RGB], ...] = (
+    ("black", (0, 0, 0)),
+    ("dark gray", (72, 72, 72)),
+    ("gray", (128, 128, 128)),
+    ("light gray", (200, 200, 200)),
+    ("white", (255, 255, 255)),
+    ("red", (230, 20, 20)),
+    ("red", (200, 60, 60)),
+    ("dark red", (130, 10, 10)),
+    ("pink", (255, 160, 185)),
+    ("pink", (235, 100, 150)),
+    ("orange", (255, 140, 0)),
+    ("orange", (220, 120, 60)),
+    ("brown", (120, 70, 30)),
+    ("brown", (110, 80, 60)),
+    ("tan", (210, 180, 140)),
+    ("beige", (240, 230, 205)),
+    ("yellow", (250, 235, 30)),
+    ("yellow", (220, 200, 70)),
+    ("olive", (128, 128, 0)),
+    ("olive", (110, 110, 50)),
+    ("lime", (120, 255, 40)),
+    ("green", (20, 150, 40)),
+    ("green", (80, 170, 80)),
+    ("green", (130, 200, 90)),
+    ("dark green", (10, 75, 20)),
+    ("teal", (0, 128, 128)),
+    ("cyan", (0, 235, 235)),
+    ("light blue", (150, 200, 240)),
+    ("blue", (30, 70, 230)),
+    ("blue", (0, 0, 255)),
+    ("blue", (70, 115, 190)),
+    ("blue", (40, 130, 220)),
+    ("dark blue", (10, 15, 110)),
+    ("dark blue", (30, 50, 100)),
+    ("purple", (120, 30, 150)),
+    ("purple", (120, 70, 190)),
+    ("lavender", (200, 170, 230)),
+    ("magenta", (230, 30, 200)),
+)
+"""What people call basic colours, those of CSS and common dark and light shades; some names need several examples."""
 
 _SAMPLE_MAX = 10_000
 """Pixels, about, that the dominant colour is taken from: a regular grid of more. The texture: ten times as many."""
@@ -83,9 +96,8 @@ def color_distance(one: RGB, other: RGB) -> float:
 
 
 def color_name(rgb: RGB) -> str:
-    """The name in `NAMES` that is nearest in CIE L*a*b*."""
-    nearest = int(np.linalg.norm(_NAMES_LAB - to_lab(rgb), axis=1).argmin())
-    return tuple(NAMES)[nearest]
+    """The name of the shade in `SHADES` that is nearest in CIE L*a*b*."""
+    return SHADES[int(np.linalg.norm(_SHADES_LAB - to_lab(rgb), axis=1).argmin())][0]
 
 
 def mean_color(pixels: Pixels, mask: Mask) -> Color:
@@ -109,7 +121,8 @@ def texture(pixels: Pixels, mask: Mask) -> Texture:
     chosen = mask[rows] if mask[rows].any() else mask
     sample = pixels[rows] if chosen is not mask else pixels
     grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(sample), cv2.COLOR_RGB2GRAY), np.uint8)
-    steps = cv2.absdiff(grey[:, 1:], grey[:, :-1])[chosen[:, 1:] & chosen[:, :-1]]
+    signed = grey.astype(np.int16)
+    steps = np.abs(signed[:, 1:] - signed[:, :-1])[chosen[:, 1:] & chosen[:, :-1]]
     inside = grey[chosen]
     shares = np.bincount(inside >> 2, minlength=64) / inside.size
     shares = shares[shares > 0]
@@ -128,11 +141,11 @@ def _sampled(pixels: Pixels, mask: Mask) -> tuple[Pixels, Mask]:
     return (pixels[::step, ::step], part) if part.any() else (pixels, mask)
 
 
-_NAMES_LAB = to_lab(np.array(list(NAMES.values())))
+_SHADES_LAB = to_lab(np.array([rgb for _, rgb in SHADES]))
 
 __all__ = [
-    "NAMES",
     "RGB",
+    "SHADES",
     "Color",
     "Texture",
     "color_distance",
