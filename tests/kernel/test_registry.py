@@ -9,7 +9,7 @@ import pytest
 from share.kernel.config import Choice
 from share.kernel.errors import DuplicatePlugin, PluginLoadError, UnknownPlugin
 from share.kernel.registry import Registry, load_registry
-from tests.kernel.wheels import install, operation_plugin
+from tests.kernel.wheels import BROKEN, install, operation_plugin
 
 GOOD = """
     from share.kernel import ConfigModel
@@ -51,27 +51,6 @@ def test_an_unknown_name_is_answered_with_the_nearest(site: Path) -> None:
 def test_a_kind_without_backends_says_so() -> None:
     with pytest.raises(UnknownPlugin, match="no backend of kind 'autolabeler' is installed yet"):
         load_registry().get("autolabeler", "model")
-
-
-BROKEN = {
-    "raises at import": ("raise RuntimeError('at import')", "RuntimeError: at import"),
-    "does not parse": ("def (", "SyntaxError"),
-    "exits at import": ("raise SystemExit(3)", "SystemExit: 3"),
-    "lacks a module": ("import no_such_module_anywhere", "No module named 'no_such_module_anywhere'"),
-    "has no hook": ("x = 1", "implements no hook"),
-    "misspells a hook": (
-        "from share.kernel import hookimpl\n@hookimpl\ndef register_operation(register): ...",
-        "no hook 'register_operation'; did you mean 'register_operations'?",
-    ),
-    "takes other arguments": (
-        "from share.kernel import hookimpl\n@hookimpl\ndef register_operations(register, more): ...",
-        "more",
-    ),
-    "asks for a newer hook API": (operation_plugin("NEWER", "a:b") + "\npixelis_hook_api = 99", "hook API 99"),
-    "asks for a strange hook API": (operation_plugin("STRANGE", "a:b") + "\npixelis_hook_api = 'x'", "whole number"),
-    "has a bad target": (operation_plugin("BAD", "no colon"), "module:attribute"),
-    "has a bad name": (operation_plugin("not a name", "a:b"), "a name is letters"),
-}
 
 
 @pytest.mark.parametrize("kind", BROKEN)

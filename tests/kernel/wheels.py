@@ -43,6 +43,27 @@ def operation_plugin(name: str, target: str, *, extra: str | None = None) -> str
     )
 
 
+BROKEN = {
+    "raises at import": ("raise RuntimeError('at import')", "RuntimeError: at import"),
+    "does not parse": ("def (", "SyntaxError"),
+    "exits at import": ("raise SystemExit(3)", "SystemExit: 3"),
+    "lacks a module": ("import no_such_module_anywhere", "No module named 'no_such_module_anywhere'"),
+    "has no hook": ("x = 1", "implements no hook"),
+    "misspells a hook": (
+        "from share.kernel import hookimpl\n@hookimpl\ndef register_operation(register): ...",
+        "no hook 'register_operation'; did you mean 'register_operations'?",
+    ),
+    "takes other arguments": (
+        "from share.kernel import hookimpl\n@hookimpl\ndef register_operations(register, more): ...",
+        "more",
+    ),
+    "asks for a newer hook API": (operation_plugin("NEWER", "a:b") + "\npixelis_hook_api = 99", "hook API 99"),
+    "asks for a strange hook API": (operation_plugin("STRANGE", "a:b") + "\npixelis_hook_api = 'x'", "whole number"),
+    "has a bad target": (operation_plugin("BAD", "no colon"), "module:attribute"),
+    "has a bad name": (operation_plugin("not a name", "a:b"), "a name is letters"),
+}
+"""Plugin modules that are broken, by how, each with a part of the reason that is shown."""
+
 COUNTING_PLUGIN = """
 from share.kernel import hookimpl
 

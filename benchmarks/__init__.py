@@ -1,0 +1,1 @@
+"""One command a figure, with its baseline in the same run."""
