@@ -74,14 +74,15 @@ class CompareObjects:
         return exact(answer, prompt.answer)
 
     def demonstrate(self, prompt: Prompt, scene: Scene) -> Demonstration | None:
-        """Segment each object, ask for the properties of each region, answer."""
+        """Segment each object, measure the regions (two of them in one call), answer."""
         view = view_of(scene, 0)
         objects = prompt.truth["objects"]
         assert isinstance(objects, list)
         points = [point_in_view(view, painted["point"][0] + 0.5, painted["point"][1] + 0.5) for painted in objects]
-        first = len(scene.regions) + 1
         segment = [Call("SEGMENT_OBJECT_AT", {"x": x, "y": y}) for x, y in points]
-        measure = [Call("GET_PROPERTIES", {"region": f"r{first + number}"}) for number in range(len(points))]
+        regions = [f"r{len(scene.regions) + number}" for number in range(1, len(points) + 1)]
+        measure = [Call("GET_PROPERTIES", {"region": regions[0], "other_region": regions[1]})]
+        measure += [Call("GET_PROPERTIES", {"region": region}) for region in regions[2:]]
         return Demonstration(calls=(*segment, *measure), answer=prompt.answer)
 
 
