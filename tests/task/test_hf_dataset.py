@@ -13,6 +13,7 @@ from PIL import Image
 from share.kernel.contracts.vision import Scene
 from share.kernel.errors import TaskError
 from share.kernel.task.hf_dataset import HfDataset, HfDatasetConfig
+from share.kernel.testing import check_task
 
 datasets = pytest.importorskip("datasets")
 
@@ -63,6 +64,10 @@ def test_a_row_becomes_a_prompt_with_rgb_pixels(save: Save) -> None:
     assert int(prompt.images[0][0, 0, 0]) == 4
     assert source.check(prompt, "four") == 1.0
     assert source.demonstrate(prompt, Scene(natives=prompt.images)) is None
+
+
+def test_the_source_keeps_the_contract_of_tasks(save: Save) -> None:
+    check_task(HfDataset(HfDatasetConfig(path=save())))
 
 
 def test_grey_images_and_lists_of_images_become_rgb(save: Save) -> None:

@@ -13,6 +13,7 @@ import pytest
 from share.kernel.contracts.vision import Scene, Transform
 from share.kernel.errors import TaskError
 from share.kernel.task.jsonl import LINE_BYTES_MAX, MISTAKES_MAX, Jsonl, JsonlConfig
+from share.kernel.testing import check_task
 
 
 @pytest.fixture
@@ -58,6 +59,10 @@ def test_a_line_becomes_a_prompt_with_its_image_relative_to_the_file(directory: 
     assert prompt.images[0].shape == (30, 40, 3)
     assert prompt.images[0][0, 0].tolist() == [7, 0, 0]
     assert prompt.prompt_id == "jsonl-questions-1"
+
+
+def test_the_source_keeps_the_contract_of_tasks(directory: Path) -> None:
+    check_task(Jsonl(JsonlConfig(path=_write(directory, *(_line(number, calls=[]) for number in range(12))))))
 
 
 def test_a_line_may_show_several_images(directory: Path) -> None:
