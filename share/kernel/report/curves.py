@@ -134,7 +134,7 @@ def read_measured(events: Path) -> Measured:
             if event.startswith("alarm."):
                 alarms[step] = event.removeprefix("alarm.").replace("_", " ")
             elif event == "train.phase":
-                phases[step] = str(record.get("phase", ""))
+                phases[step] = str(record.get("phase", "next phase"))
             elif event.startswith("train."):
                 for key, value in record.items():
                     if key != "step" and _is_finite(value):
@@ -160,7 +160,8 @@ def _panels(measured: Measured) -> list[Panel]:
     skills = [
         Curve(key, key.removeprefix("held_out_").replace("_", " "), sparse=True)
         for key in sorted(measured.points)
-        if key.startswith("held_out_") and key not in known and max(value for _, value in measured.points[key]) <= 1
+        if key.startswith("held_out_") and key not in known and not key.endswith(("_mean", "_std"))
+        if all(0 <= value <= 1 for _, value in measured.points[key])
     ]
     if skills:
         panels.insert(1, Panel("Held-out scores", tuple(skills[: len(_COLORS)]), share=True))
