@@ -18,9 +18,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import pluggy
 
@@ -127,13 +129,7 @@ class Registry:
         """The model that the target's first parameter is annotated with. Raises as `get`, and PluginLoadError."""
         from share.kernel.config import ConfigModel  # pydantic is not paid for by listings
 
-        target = self.get(kind, name)
-        parameters = list(inspect.signature(target).parameters.values())
-        annotation = parameters[0].annotation if parameters else None
-        if isinstance(annotation, str):
-            # Only this annotation is looked up: the others may name what exists for type checkers alone.
-            namespace = vars(sys.modules[target.__module__])
-            annotation = eval(annotation, dict(namespace)) if annotation in namespace or "." in annotation else None
+        annotation = _first_annotation(self.get(kind, name))
         if not (isinstance(annotation, type) and issubclass(annotation, ConfigModel)):
             backend = self.origin(kind, name)
             raise PluginLoadError(
@@ -159,7 +155,7 @@ class Registry:
     def _unknown(self, kind: str, name: str) -> str:
         known = self.names(kind)
         if not known:
-            message = f"no {kind} {name!r}: no backend of kind {kind!r} is installed yet"
+            message = f"no backend of kind {kind!r} is installed yet, so none is named {name!r}"
         else:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             near = near or [other for other in known if other.lower() == name.lower()]
@@ -180,13 +176,12 @@ def load_registry(block: Collection[str] = (), only: Collection[str] | None = No
     manager = _manager()
     plugins: list[Plugin] = []
     backends: list[Backend] = []
-    for distribution, version, entry in _entry_points():
-        plugin = Plugin(distribution, version, entry.name, entry.value)
+    for plugin, import_module in _found():
         reason = _blocked(plugin, block, only)
         if reason:
             plugins.append(replace(plugin, state="blocked", reason=reason))
             continue
-        loaded, registered = _load(manager, plugin, entry.load)
+        loaded, registered = _load(manager, plugin, import_module)
         plugins.append(loaded)
         backends += registered
     return Registry(tuple(plugins), _by_name(backends))
@@ -212,28 +207,40 @@ def _by_name(backends: list[Backend]) -> dict[tuple[str, str], tuple[Backend, ..
     return found
 
 
-def _entry_points() -> list[tuple[str, str, importlib.metadata.EntryPoint]]:
-    """(distribution, version, entry point), sorted. Of two copies on the path the first wins, as in imports.
+def _found() -> list[tuple[Plugin, Callable[[], ModuleType]]]:
+    """Every plugin that is installed with what imports it, sorted. Of two copies on the path the first wins.
 
     Only the metadata of distributions that name the group is read: importlib.metadata's own search parses all.
     """
-    found = []
+    found: list[tuple[Plugin, Callable[[], ModuleType]]] = []
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
-        text = distribution.read_text("entry_points.txt")
-        if text is None or f"[{GROUP}]" not in text:
-            continue
+        name, version = _directory_says(distribution)
         try:
-            name = distribution.metadata["Name"] or "unnamed"
-            version = distribution.metadata["Version"] or "unknown"
-        except Exception:  # a wheel whose metadata is damaged still gets its plugins named
-            name, version = "unnamed", "unknown"
-        normal = normalized(name)
-        if normal in seen and normal != "unnamed":
-            continue
-        seen.add(normal)
-        found += [(normal, version, entry) for entry in distribution.entry_points if entry.group == GROUP]
-    return sorted(found, key=lambda item: (item[0], item[2].name, item[2].value))
+            text = distribution.read_text("entry_points.txt")
+            if text is None or f"[{GROUP}]" not in text:
+                continue
+            name = normalized(distribution.metadata["Name"] or name)
+            version = distribution.metadata["Version"] or version
+            if name in seen:
+                continue
+            seen.add(name)
+            entries = [entry for entry in distribution.entry_points if entry.group == GROUP]
+            found += [(Plugin(name, version, entry.name, entry.value), entry.load) for entry in entries]
+        except Exception as error:  # metadata is a stranger's file as well
+            found.append((Plugin(name, version, "", ""), partial(_unreadable, error)))
+    return sorted(found, key=lambda item: (item[0].distribution, item[0].entry_point, item[0].module))
+
+
+def _directory_says(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """(name, version) as the name of the metadata directory tells them, for metadata that cannot be read."""
+    stem = getattr(getattr(distribution, "_path", None), "stem", "")
+    name, _, version = stem.partition("-")
+    return normalized(name) or "unnamed", version or "unknown"
+
+
+def _unreadable(error: Exception) -> NoReturn:
+    raise PluginLoadError(f"its metadata cannot be read: {one_line(error)}") from error
 
 
 def _blocked(plugin: Plugin, block: Collection[str], only: Collection[str] | None) -> str:
@@ -252,7 +259,8 @@ def _load(
     """Import one plugin and call its hooks; all of its registrations, or none and the reason."""
     started = time.perf_counter()
     try:
-        module = import_module()
+        with redirect_stdout(sys.stderr):  # what a plugin prints must not end up in a listing that a program reads
+            module = import_module()
         plugin = replace(
             plugin, import_s=time.perf_counter() - started, file=str(getattr(module, "__file__", None) or "")
         )
@@ -281,8 +289,8 @@ def _hook_api(module: ModuleType) -> int:
 
 def _registrations(manager: pluggy.PluginManager, plugin: Plugin, module: ModuleType) -> list[Backend]:
     registered: list[Backend] = []
-    manager.register(module)
     try:
+        manager.register(module)
         callers = manager.get_hookcallers(module) or []
         for caller in callers:
             if not caller.has_spec():
@@ -295,7 +303,8 @@ def _registrations(manager: pluggy.PluginManager, plugin: Plugin, module: Module
             if caller in callers:
                 caller(register=_Registration(kind, plugin, registered))
     finally:
-        manager.unregister(module)
+        if manager.is_registered(module):  # also when it was refused midway, with some of its hooks taken
+            manager.unregister(module)
     return registered
 
 
@@ -316,6 +325,19 @@ class _Registration:
             raise ConfigError(f"{self.kind} {name!r} is registered twice")
         missing = _missing(self.plugin.distribution, extra) if extra else ""
         self.into.append(Backend(self.kind, name, target, self.plugin, str(summary), missing))
+
+
+def _first_annotation(target: Any) -> Any:
+    """What the first parameter of a target is annotated with, None when that cannot be told."""
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+        annotation = parameters[0].annotation if parameters else None
+        if isinstance(annotation, str):
+            # Only this annotation is looked up: others may name what exists for type checkers alone.
+            annotation = eval(annotation, dict(vars(sys.modules[target.__module__])))
+    except Exception:
+        return None
+    return annotation
 
 
 def _missing(distribution: str, extra: str) -> str:
@@ -343,7 +365,10 @@ def normalized(distribution: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """An exception as one line: the message of ours, type and message of any other."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # an exception whose own __str__ raises
+        text = ""
     if isinstance(error, PixelisError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -72,8 +72,21 @@ def test_a_missing_module_and_damaged_metadata_are_named(site: Path) -> None:
     install(site, "absent", {}, {"absent": "absent.plugin"})
     info = install(site, "damaged", {}, {"damaged": "damaged_plugin"})
     (info / "METADATA").write_bytes(b"\xff\xfe\x00 not metadata")
-    states = {plugin.entry_point: plugin.state for plugin in load_registry().plugins}
-    assert (states["absent"], states["damaged"]) == ("broken", "broken")
+    info = install(site, "garbled", {}, {})
+    (info / "entry_points.txt").write_text("[pixelis]\nno equals sign\n")
+    install_good(site)
+    registry = load_registry()
+    assert reasons(registry)["absent"] == "ModuleNotFoundError: No module named 'absent'"
+    for name in ("damaged", "garbled"):
+        assert "its metadata cannot be read" in reasons(registry)[name]
+    assert {plugin.version for plugin in registry.broken if plugin.distribution == "damaged"} == {"1.0"}
+    assert "GOOD" in registry.names("operation")
+
+
+def test_what_a_plugin_prints_is_not_in_a_listing_for_programs(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    install(site, "chatty", {"chatty.py": "print('hello')\n" + operation_plugin("CHAT", "a:b")}, {"chatty": "chatty"})
+    load_registry()
+    assert capsys.readouterr() == ("", "hello\n")
 
 
 def test_a_plugin_that_raises_midway_registers_nothing(site: Path) -> None:
@@ -145,14 +158,17 @@ def test_a_target_that_cannot_be_used_is_named_with_its_distribution(site: Path)
 
         class Unannotated:
             def __init__(self, config): ...
+
+        uncallable = 3
     """
-    for name in ("Raises", "Unannotated", "Absent"):
+    for name in ("Raises", "Unannotated", "Absent", "uncallable"):
         files = {"targets.py": module, f"p_{name}.py": operation_plugin(name, f"targets:{name}")}
         install(site, f"wheel-{name.lower()}", files, {name: f"p_{name}"})
     registry = load_registry()
     for name, reason in {
         "Raises": "cannot be built: RuntimeError: in init",
         "Unannotated": "must be annotated with the ConfigModel",
+        "uncallable": "must be annotated with the ConfigModel",
         "Absent": "cannot be imported from targets:Absent",
     }.items():
         with pytest.raises(PluginLoadError, match=rf"wheel-{name.lower()} 1\.0.*{reason}"):

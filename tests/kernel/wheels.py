@@ -57,6 +57,14 @@ BROKEN = {
         "from share.kernel import hookimpl\n@hookimpl\ndef register_operations(register, more): ...",
         "more",
     ),
+    "is refused midway": (
+        operation_plugin("PARTLY", "a:b") + "\n@hookimpl\ndef register_tasks(register, more): ...",
+        "more",
+    ),
+    "raises what cannot be shown": (
+        "class Mute(Exception):\n    def __str__(self):\n        raise ValueError\n\nraise Mute",
+        "Mute",
+    ),
     "asks for a newer hook API": (operation_plugin("NEWER", "a:b") + "\npixelis_hook_api = 99", "hook API 99"),
     "asks for a strange hook API": (operation_plugin("STRANGE", "a:b") + "\npixelis_hook_api = 'x'", "whole number"),
     "has a bad target": (operation_plugin("BAD", "no colon"), "module:attribute"),
