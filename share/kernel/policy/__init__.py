@@ -1,0 +1,1 @@
+"""The policy library: loading, chat format, rollouts, log-probabilities, losses, checkpoints."""

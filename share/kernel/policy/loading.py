@@ -1,0 +1,251 @@
+"""Loading a policy: a Hugging Face directory becomes a model, a chat format and an image encoder on one device.
+
+A policy directory is a plain one (config.json, tokenizer and chat template, preprocessor_config.json, safetensors);
+nothing is downloaded. The starter policy of this package is the default.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+
+from share.kernel.config import ConfigModel
+from share.kernel.errors import PolicyError
+from share.kernel.policy.backbone import Backbone
+from share.kernel.policy.chat import Chat
+from share.kernel.policy.images import ImageEncoder
+
+if TYPE_CHECKING:
+    from share.kernel.contracts.vision import Pixels
+
+STARTER = Path(__file__).parent / "starter"
+
+
+class LoRAConfig(ConfigModel):
+    """Low-rank adapters (arXiv 2106.09685): the adapter is trained, the weights below it are the reference policy."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of each adapter."""
+    alpha: float = Field(default=32.0, gt=0.0)
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout before the adapter. Above 0 the update no longer repeats what the rollouts computed."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers of the language model that get an adapter."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """Ranks by layer name where they differ from `rank`, as peft takes them."""
+
+
+class PolicyConfig(ConfigModel):
+    """Which policy, and where it runs."""
+
+    path: str | None = None
+    """Policy directory; none means the starter policy of the package."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights and of the forward pass."""
+    device: str = "auto"
+    """Torch device (`cpu`, `cuda`, `cuda:1`); `auto` takes a GPU when there is one."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention of transformers; prefixes are shared with `sdpa` only."""
+    lora: LoRAConfig | None = None
+    """Train low-rank adapters instead of all weights."""
+    freeze_vision: bool = False
+    """Keep the vision tower as it is."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    pixels_min: int | None = Field(default=None, ge=1)
+    """Smallest area of an image as it is shown, in pixels; the directory's own when not set."""
+    pixels_max: int | None = Field(default=None, ge=1)
+    """Largest area of an image as it is shown, in pixels; the directory's own when not set."""
+    system: str | None = None
+    """System message; when not set, how to write an answer, unless the tokenizer was made for this format."""
+
+
+class Policy:
+    """A model that can be sampled and trained, with everything that turns prompts into its inputs.
+
+    `model` is the transformers (or peft) model, in eval mode unless gradients are checkpointed: nothing in it is
+    random. `backbone` is None where the family's prefixes cannot be shared; then everything runs padded.
+    """
+
+    def __init__(
+        self, config: PolicyConfig, model: Any, tokenizer: Any, chat: Chat, images: ImageEncoder, device: torch.device
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self.images = images
+        self.device = device
+        self.backbone: Backbone | None = None
+        self.rebind()
+
+    def rebind(self) -> None:
+        """Look at `model` anew, after it was replaced."""
+        shared = self.config.attention == "sdpa" and Backbone.fits(self.base)
+        self.backbone = Backbone(self.base) if shared else None
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, without peft's wrapper; the adapter still acts in it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def image_mask_names(self) -> tuple[str, ...]:
+        """Arguments of the model's forward that mark image tokens with 1."""
+        accepted = inspect.signature(self.base.forward).parameters
+        return tuple(name for name in ("mm_token_type_ids", "token_type_ids") if name in accepted)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def fit(self, pixels: Pixels) -> Pixels:
+        """The image (uint8 HWC RGB) as the policy is shown it. What an operator's `fit` wants."""
+        return self.images.fit(pixels)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Inside, the policy is its own reference: the adapter is off."""
+        if self.config.lora is None:
+            raise PolicyError("policy.lora: this policy has no adapter to switch off")
+        with self.model.disable_adapter():
+            yield
+
+    def save(self, directory: str | Path) -> None:
+        """Write a policy directory that `load_policy` and transformers read; an adapter is merged into the weights."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        model = self.model
+        if self.config.lora is not None:
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(directory, safe_serialization=True)
+        self.tokenizer.save_pretrained(directory)
+        settings = {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "do_rescale": True,
+            "do_normalize": True,
+            "image_mean": list(self.images.mean),
+            "image_std": list(self.images.std),
+            "rescale_factor": 1 / 255,
+            "resample": 3,
+            "min_pixels": self.images.pixels_min,
+            "max_pixels": self.images.pixels_max,
+            "patch_size": self.images.patch,
+            "merge_size": self.images.merge,
+            "temporal_patch_size": self.images.temporal_patch,
+        }
+        (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def load_policy(config: PolicyConfig) -> Policy:
+    """The policy of a directory. Raises PolicyError, one line, when it is not there or not a policy."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+
+    directory = Path(config.path) if config.path is not None else STARTER
+    if not (directory / "config.json").is_file():
+        remedy = "point it at a Hugging Face model directory on this disk; nothing is downloaded"
+        raise PolicyError(f"policy.path: {directory} holds no config.json; {remedy}")
+    device = _device(config.device)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        settings = AutoConfig.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        images = read_image_encoder(directory, config)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            directory,
+            config=settings,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise PolicyError(f"policy.path: {directory} cannot be loaded: {' '.join(str(error).split())}") from error
+    image_token_id = getattr(settings, "image_token_id", None)
+    if image_token_id is None:
+        raise PolicyError(f"policy.path: {directory} is a {settings.model_type}, which names no image token")
+    chat = Chat(tokenizer, int(image_token_id), config.system)
+    model = _prepared(model, config).to(device)
+    return Policy(config, model, tokenizer, chat, images, device)
+
+
+def read_image_encoder(directory: Path, config: PolicyConfig) -> ImageEncoder:
+    """The image encoder that preprocessor_config.json describes. Raises PolicyError when it is of another family."""
+    path = directory / "preprocessor_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"policy.path: {path} cannot be read: {' '.join(str(error).split())}") from error
+    kind = str(settings.get("image_processor_type", ""))
+    if not kind.startswith(("Qwen2VL", "Qwen3VL")):
+        raise PolicyError(f"policy.path: {path} asks for {kind or 'no image processor'}; Qwen-VL's are supported")
+    size = settings.get("size") or {}
+    smallest = config.pixels_min or settings.get("min_pixels") or size.get("shortest_edge") or 56 * 56
+    largest = config.pixels_max or settings.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
+    if smallest > largest:
+        raise PolicyError(f"policy.pixels_min: {smallest} is above pixels_max, {largest}")
+    return ImageEncoder(
+        pixels_min=int(smallest),
+        pixels_max=int(largest),
+        patch=int(settings.get("patch_size", 14)),
+        merge=int(settings.get("merge_size", 2)),
+        temporal_patch=int(settings.get("temporal_patch_size", 2)),
+        mean=tuple(settings["image_mean"]),
+        std=tuple(settings["image_std"]),
+    )
+
+
+def _prepared(model: Any, config: PolicyConfig) -> Any:
+    """The model with its adapter, frozen where it shall be, in the mode it runs in."""
+    if config.freeze_vision:
+        for name, parameter in model.named_parameters():
+            if ".visual." in f".{name}":
+                parameter.requires_grad_(False)
+    if config.lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        lora = config.lora
+        targets = rf".*(language_model|text_model).*\.({'|'.join(lora.targets)})"
+        settings: Any = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            rank_pattern=dict(lora.rank_pattern),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of tied embeddings, which get no adapter here
+            model = get_peft_model(model, settings)
+    model.eval()
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if config.lora is not None:
+            model.enable_input_require_grads()
+    return model
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise PolicyError(f"policy.device: {name!r} is no torch device; use cpu, cuda or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PolicyError(f"policy.device: {name!r}, but torch {torch.__version__} finds no GPU; use cpu or auto")
+    return device
+
+
+__all__ = ["STARTER", "LoRAConfig", "Policy", "PolicyConfig", "load_policy", "read_image_encoder"]

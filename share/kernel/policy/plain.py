@@ -1,0 +1,159 @@
+"""The plain path that every image-text-to-text model can go: padded inputs, whole conversations, transformers' own
+forward and `generate`. Nothing is shared between the rollouts of a prompt and no keys are kept between turns; samples
+and numbers are those of the shared path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+
+from share.kernel.policy.chat import Invalid, ParsedCall
+from share.kernel.policy.images import EncodedImage
+from share.kernel.policy.rollout import (
+    Conversation,
+    Group,
+    OpenedPrompt,
+    RolloutConfig,
+    audit_image_tokens,
+    cut,
+    end_ids,
+    end_turn,
+    forbidden_ids,
+    gathered,
+    observe,
+    perform,
+    settle,
+    start,
+)
+from share.kernel.policy.sampling import RolloutKey, row_key, sample_tokens, uniforms
+
+if TYPE_CHECKING:
+    from share.kernel.media.operator import Operator
+    from share.kernel.policy.loading import Policy
+
+
+def padded_inputs(
+    policy: Policy,
+    names: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    images: Sequence[Sequence[EncodedImage]],
+    side: str,
+) -> dict[str, torch.Tensor]:
+    """What the model's forward is given for rows of ids, padded on the `side` "left" or "right".
+
+    Raises ImageTokenMismatch, with the row's name, when its image tokens are not those of its images.
+    """
+    length = max(len(row) for row in rows)
+    ids_BT = torch.full((len(rows), length), policy.tokenizer.pad_token_id or 0)
+    mask_BT = torch.zeros(len(rows), length, dtype=torch.long)
+    for number, (name, row, shown) in enumerate(zip(names, rows, images, strict=True)):
+        audit_image_tokens(name, row, shown, policy.chat.image_token_id)
+        place = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        ids_BT[number, place] = torch.tensor(row)
+        mask_BT[number, place] = 1
+    inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    inputs |= policy.images.model_inputs([image for shown in images for image in shown])
+    is_image = ((ids_BT == policy.chat.image_token_id) & mask_BT.bool()).int()
+    inputs |= dict.fromkeys(policy.image_mask_names, is_image)
+    device, dtype = policy.device, policy.base.dtype
+    return {
+        name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        for name, tensor in inputs.items()
+    }
+
+
+def run_plain(
+    policy: Policy, opened: Sequence[OpenedPrompt], operator: Operator, config: RolloutConfig, key: RolloutKey
+) -> list[Group]:
+    """Rollouts turn by turn, all rows of a turn in one `generate`."""
+    conversations = start(opened, config.group_size)
+    with ThreadPoolExecutor(config.operation_threads, thread_name_prefix="operation") as threads:
+        writing = conversations
+        while writing:
+            _write_turn(policy, writing, config, key)
+            acting = [each for each in writing if each.finish is None]
+            decisions = [end_turn(policy, each, config) for each in acting]
+            called = [(each, decision) for each, decision in zip(acting, decisions, strict=True) if decision]
+            writing = _act(policy, operator, called, config, threads)
+    return gathered(opened, conversations, config)
+
+
+def _write_turn(policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig, key: RolloutKey) -> None:
+    """Let the policy write one turn of each conversation."""
+    sampler = _CounterSampler(policy, conversations, config, key)
+    inputs = padded_inputs(
+        policy,
+        [each.name for each in conversations],
+        [[*each.opened.ids, *each.ids] for each in conversations],
+        [[*each.opened.images, *each.images] for each in conversations],
+        "left",
+    )
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        max_new_tokens=config.tokens_max - min(len(each.ids) for each in conversations),
+        eos_token_id=policy.chat.end_id,
+        pad_token_id=policy.tokenizer.pad_token_id or 0,
+    )
+    policy.base.generate(**inputs, generation_config=settings, logits_processor=[sampler])
+
+
+def _act(
+    policy: Policy,
+    operator: Operator,
+    called: Sequence[tuple[Conversation, ParsedCall | Invalid]],
+    config: RolloutConfig,
+    threads: ThreadPoolExecutor,
+) -> list[Conversation]:
+    """Run the operations; returns the conversations that go on."""
+    outcomes = threads.map(lambda each: perform(policy, operator, each[0].scene, each[1]), called)
+    going_on = []
+    for (conversation, decision), (outcome, image) in zip(called, outcomes, strict=True):
+        action, observation = settle(policy, conversation, decision, outcome, image)
+        if observe(conversation, action, observation, config):
+            going_on.append(conversation)
+    return going_on
+
+
+class _CounterSampler(LogitsProcessor):
+    """Chooses tokens as the shared path does, and leaves `generate` no other choice."""
+
+    def __init__(
+        self, policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig, key: RolloutKey
+    ) -> None:
+        self.policy = policy
+        self.conversations = conversations
+        self.config = config
+        self.keys = np.array(
+            [row_key(key, each.opened.prompt.prompt_id, each.sample) for each in conversations], dtype=np.uint64
+        )
+        self.writing = [True] * len(conversations)
+        self.ends, self.forbidden = end_ids(policy), forbidden_ids(policy)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        turns = np.array([len(each.actions) for each in self.conversations], dtype=np.uint64)
+        positions = np.array([len(each.turn_ids) for each in self.conversations], dtype=np.uint64)
+        numbers = uniforms(self.keys, turns, positions)
+        tokens, logprobs = sample_tokens(scores, self.config.temperature, self.config.top_p, numbers)
+        for row, conversation in enumerate(self.conversations):
+            if self.writing[row]:
+                self.writing[row] = self._write(conversation, int(tokens[row]), float(logprobs[row]))
+            else:
+                tokens[row] = self.policy.chat.end_id
+        forced = torch.full_like(scores, -torch.inf)
+        return forced.scatter_(1, tokens[:, None], 0.0)
+
+    def _write(self, conversation: Conversation, token: int, logprob: float) -> bool:
+        """Keep the token; whether the turn goes on."""
+        conversation.write((token,), (logprob,))
+        if token in self.ends:
+            return False
+        return not cut(self.policy, conversation, token, self.forbidden, self.config)
+
+
+__all__ = ["padded_inputs", "run_plain"]

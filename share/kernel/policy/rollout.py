@@ -1,0 +1,395 @@
+"""Rollouts: the policy writes, operations answer, and every token and image is kept as it was.
+
+`rollout` samples groups; `teacher_forced` makes the same object from a demonstration. What the policy was given and
+what it wrote are token ids from beginning to end: nothing is ever tokenised twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+
+from share.kernel.config import ConfigModel
+from share.kernel.contracts.trajectory import Action, FinishReason, Trajectory
+from share.kernel.contracts.vision import Scene, Transform
+from share.kernel.errors import ImageTokenMismatch, PolicyError
+from share.kernel.media.operator import refitted
+from share.kernel.policy.chat import Invalid, ParsedAnswer, ParsedCall, parse_turn
+from share.kernel.policy.images import EncodedImage
+from share.kernel.policy.sampling import RolloutKey
+
+if TYPE_CHECKING:
+    from share.kernel.contracts.task import Demonstration, Prompt
+    from share.kernel.media.operator import Operator, Outcome
+    from share.kernel.policy.loading import Policy
+
+
+class RolloutConfig(ConfigModel):
+    """How a policy is sampled."""
+
+    group_size: int = Field(default=8, ge=1)
+    """Rollouts per prompt; a trainer with a `group_size` of its own sets this."""
+    turns_max: int = Field(default=4, ge=1)
+    """Turns that the policy may take: operation calls and the answer."""
+    tokens_max: int = Field(default=512, ge=1)
+    """Tokens of a completion, those of observations included."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Temperature of sampling; 0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of probability that is sampled from, likeliest tokens first."""
+    rows_max: int = Field(default=256, ge=1)
+    """Rollouts that are decoded together; bounds the memory of kept keys."""
+    operation_threads: int = Field(default=4, ge=1, le=64)
+    """Operations that run at the same time, while other rollouts are decoded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One rollout as the update needs it. All tensors are on the CPU.
+
+    `prompt_ids` int64[P]; `completion_ids` int64[S], what the policy wrote and what it read, in order; `action_mask`
+    bool[S], True where the policy wrote; `behavior_logprobs` float32[S] at `temperature`, 0 where it did not write
+    (all 0 for a demonstration). An image stands in the ids as `num_tokens` image tokens, in the order of
+    `prompt_images` and `completion_images`. `sample` is its number in the group.
+    """
+
+    trajectory: Trajectory
+    scene: Scene
+    prompt_ids: torch.Tensor
+    completion_ids: torch.Tensor
+    action_mask: torch.Tensor
+    behavior_logprobs: torch.Tensor
+    prompt_images: tuple[EncodedImage, ...]
+    completion_images: tuple[EncodedImage, ...]
+    temperature: float = 1.0
+    sample: int = 0
+
+    @property
+    def num_actions(self) -> int:
+        """Tokens that the policy wrote."""
+        return int(self.action_mask.sum())
+
+    @property
+    def name(self) -> str:
+        return f"rollout {self.sample} of prompt {self.trajectory.prompt_id}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The rollouts of one prompt."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedPrompt:
+    """A prompt as token ids and images, before anything was written. `scene` holds the views as they are shown."""
+
+    prompt: Prompt
+    scene: Scene
+    ids: tuple[int, ...]
+    images: tuple[EncodedImage, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Conversation:
+    """A rollout in the making."""
+
+    opened: OpenedPrompt
+    sample: int
+    scene: Scene
+    ids: list[int] = field(default_factory=list)
+    written: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    images: list[EncodedImage] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    answer: str | None = None
+    finish: FinishReason | None = None
+    turn_start: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"rollout {self.sample} of prompt {self.opened.prompt.prompt_id}"
+
+    @property
+    def turn_ids(self) -> list[int]:
+        """What was written since the last observation."""
+        return self.ids[self.turn_start :]
+
+    def write(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        self.ids += ids
+        self.logprobs += logprobs
+        self.written += [True] * len(ids)
+
+    def read(self, ids: Sequence[int], image: EncodedImage | None) -> None:
+        self.ids += ids
+        self.logprobs += [0.0] * len(ids)
+        self.written += [False] * len(ids)
+        if image is not None:
+            self.images.append(image)
+        self.turn_start = len(self.ids)
+
+    def done(self, temperature: float) -> Rollout:
+        assert self.finish is not None
+        return Rollout(
+            trajectory=Trajectory(self.opened.prompt.prompt_id, tuple(self.actions), self.answer, self.finish),
+            scene=self.scene,
+            prompt_ids=torch.tensor(self.opened.ids),
+            completion_ids=torch.tensor(self.ids, dtype=torch.long),
+            action_mask=torch.tensor(self.written, dtype=torch.bool),
+            behavior_logprobs=torch.tensor(self.logprobs, dtype=torch.float32),
+            prompt_images=self.opened.images,
+            completion_images=tuple(self.images),
+            temperature=temperature or 1.0,
+            sample=self.sample,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What the policy reads next: ids with every image token in place, and the image."""
+
+    ids: tuple[int, ...]
+    image: EncodedImage | None
+
+
+def rollout(
+    policy: Policy, prompts: Sequence[Prompt], operator: Operator, config: RolloutConfig, key: RolloutKey
+) -> list[Group]:
+    """Sample `group_size` rollouts of every prompt, with operations in the loop.
+
+    A pure function of weights, prompts and key: the samples depend on neither the batch nor on time.
+    """
+    from share.kernel.policy.engine import run_shared
+    from share.kernel.policy.plain import run_plain
+
+    rows_max = max(1, config.rows_max // config.group_size)
+    groups: list[Group] = []
+    run = run_shared if policy.backbone is not None else run_plain
+    with torch.no_grad():
+        for first in range(0, len(prompts), rows_max):
+            opened = [open_prompt(policy, prompt, operator.schemas()) for prompt in prompts[first : first + rows_max]]
+            groups += run(policy, opened, operator, config, key)
+    return groups
+
+
+def teacher_forced(policy: Policy, prompt: Prompt, demonstration: Demonstration, operator: Operator) -> Rollout:
+    """The rollout that a demonstration describes, its operations really run.
+
+    Raises PolicyError when one of its calls fails: a demonstration must not teach a mistake.
+    """
+    opened = open_prompt(policy, prompt, operator.schemas())
+    conversation = Conversation(opened, 0, copy_scene(opened.scene))
+    for call in demonstration.calls:
+        ids = policy.chat.call(call.operation, call.arguments)
+        conversation.write(ids, [0.0] * len(ids))
+        decision = ParsedCall(call.operation, call.arguments)
+        outcome, image = perform(policy, operator, conversation.scene, decision)
+        action, observation = settle(policy, conversation, decision, outcome, image)
+        if action.error is not None:
+            raise PolicyError(f"the demonstration of prompt {prompt.prompt_id} fails: {call.operation}: {action.error}")
+        conversation.actions.append(action)
+        conversation.read(observation.ids, observation.image)
+    ids = policy.chat.answer(demonstration.answer)
+    conversation.write(ids, [0.0] * len(ids))
+    conversation.actions.append(Action("answer", policy.chat.text(ids)))
+    conversation.answer, conversation.finish = demonstration.answer, "answer"
+    return conversation.done(1.0)
+
+
+def open_scene(policy: Policy, prompt: Prompt) -> Scene:
+    """The scene of a prompt with the views that the policy is shown; what `Task.demonstrate` wants."""
+    scene = Scene(prompt.images, prompt.is_video, prompt.frames_per_second)
+    for source in prompt.shown if prompt.shown is not None else range(len(prompt.images)):
+        native = prompt.images[source]
+        pixels = policy.fit(native)
+        scene.add_view(pixels, source, refitted(Transform(), native, pixels))
+    return scene
+
+
+def open_prompt(policy: Policy, prompt: Prompt, schemas: Sequence[Mapping[str, Any]]) -> OpenedPrompt:
+    scene = open_scene(policy, prompt)
+    images = tuple(policy.images.encode(view.pixels) for view in scene.views.values())
+    ids = policy.chat.prompt(prompt.question, len(images), schemas)
+    return OpenedPrompt(prompt, scene, tuple(with_image_tokens(ids, images, policy.chat.image_token_id)), images)
+
+
+def copy_scene(scene: Scene) -> Scene:
+    """A scene that grows on its own; pixels are shared."""
+    views, regions, pictures = dict(scene.views), dict(scene.regions), list(scene.pictures)
+    return Scene(scene.natives, scene.is_video, scene.frames_per_second, views, regions, pictures)
+
+
+def with_image_tokens(ids: Sequence[int], images: Sequence[EncodedImage], image_token_id: int) -> list[int]:
+    """The ids with each single image token repeated as often as its image has features."""
+    counts = iter(images)
+    expanded: list[int] = []
+    for token in ids:
+        expanded += [token] * next(counts).num_tokens if token == image_token_id else [token]
+    return expanded
+
+
+def perform(
+    policy: Policy, operator: Operator, scene: Scene, decision: ParsedCall | Invalid
+) -> tuple[Outcome | None, EncodedImage | None]:
+    """Run the operation that was called, and encode what it shows. Safe to run in a thread of its own."""
+    if isinstance(decision, Invalid):
+        return None, None
+    outcome = operator.run(decision.operation, decision.arguments, scene)
+    return outcome, policy.images.encode(outcome.view.pixels) if outcome.view is not None else None
+
+
+def settle(
+    policy: Policy,
+    conversation: Conversation,
+    decision: ParsedCall | Invalid,
+    outcome: Outcome | None,
+    image: EncodedImage | None,
+) -> tuple[Action, Observation]:
+    """The action that was taken, and what the policy reads about it."""
+    text = policy.chat.text(conversation.turn_ids)
+    if isinstance(decision, Invalid):
+        observed = Observation(tuple(policy.chat.observation(decision.error, False)), None)
+        return Action("invalid", text, observation=decision.error, error=decision.error), observed
+    assert outcome is not None
+    shown = outcome.result.text if outcome.result is not None else f"error: {outcome.error}"
+    ids = policy.chat.observation(shown, image is not None)
+    images = () if image is None else (image,)
+    observed = Observation(tuple(with_image_tokens(ids, images, policy.chat.image_token_id)), image)
+    action = Action(
+        kind="operation",
+        text=text,
+        operation=decision.operation,
+        arguments=decision.arguments,
+        observation=shown,
+        view=outcome.view.name if outcome.view is not None else None,
+        region=outcome.region.name if outcome.region is not None else None,
+        error=outcome.error,
+        elapsed_ms=outcome.elapsed_ms,
+    )
+    return action, observed
+
+
+def end_turn(policy: Policy, conversation: Conversation, config: RolloutConfig) -> ParsedCall | Invalid | None:
+    """Settle what the turn that just ended means. What remains to be acted on is returned; None: it is over."""
+    text = policy.chat.text(conversation.turn_ids)
+    decision = parse_turn(text)
+    if isinstance(decision, ParsedAnswer):
+        conversation.actions.append(Action("answer", text))
+        conversation.answer, conversation.finish = decision.text, "answer"
+        return None
+    if len(conversation.actions) + 1 < config.turns_max:
+        return decision
+    if isinstance(decision, Invalid):
+        conversation.actions.append(Action("invalid", text, error=decision.error))
+        conversation.finish = "invalid"
+    else:
+        error = f"not run: the rollout had {config.turns_max} turns"
+        conversation.actions.append(Action("operation", text, decision.operation, decision.arguments, error=error))
+        conversation.finish = "turns_max"
+    return None
+
+
+def cut(
+    policy: Policy, conversation: Conversation, token: int, forbidden: frozenset[int], config: RolloutConfig
+) -> bool:
+    """End a rollout in the middle of a turn, if it must be after `token` was written. Whether it was."""
+    finish: FinishReason
+    if token in forbidden:
+        error, finish = "cut: it wrote an image token, which only an observation may hold", "invalid"
+    elif len(conversation.ids) >= config.tokens_max:
+        error, finish = f"cut: the rollout had {config.tokens_max} tokens", "tokens_max"
+    else:
+        return False
+    conversation.actions.append(Action("invalid", policy.chat.text(conversation.turn_ids), error=error))
+    conversation.finish = finish
+    return True
+
+
+def observe(conversation: Conversation, action: Action, observation: Observation, config: RolloutConfig) -> bool:
+    """Let the policy read an observation, whole with its image or not at all. False when it did not fit."""
+    conversation.actions.append(action)
+    if len(conversation.ids) + len(observation.ids) >= config.tokens_max:
+        conversation.finish = "tokens_max"
+        return False
+    conversation.read(observation.ids, observation.image)
+    return True
+
+
+def start(opened: Sequence[OpenedPrompt], group_size: int) -> list[Conversation]:
+    return [Conversation(prompt, sample, copy_scene(prompt.scene)) for prompt in opened for sample in range(group_size)]
+
+
+def gathered(
+    opened: Sequence[OpenedPrompt], conversations: Sequence[Conversation], config: RolloutConfig
+) -> list[Group]:
+    size = config.group_size
+    return [
+        Group(
+            prompt.prompt,
+            tuple(each.done(config.temperature) for each in conversations[number * size : (number + 1) * size]),
+        )
+        for number, prompt in enumerate(opened)
+    ]
+
+
+def end_ids(policy: Policy) -> frozenset[int]:
+    """The tokens that end a turn."""
+    configured: Any = getattr(policy.base.generation_config, "eos_token_id", None)
+    more = configured if isinstance(configured, list) else [configured]
+    return frozenset([policy.chat.end_id, *(int(token) for token in more if token is not None)])
+
+
+def forbidden_ids(policy: Policy) -> frozenset[int]:
+    """Tokens that stand for pixels: a policy that writes one ends its rollout."""
+    config = policy.base.config
+    tokens = (getattr(config, name, None) for name in ("image_token_id", "video_token_id"))
+    return frozenset(int(token) for token in tokens if token is not None)
+
+
+def audit_image_tokens(name: str, ids: Sequence[int], images: Sequence[EncodedImage], image_token_id: int) -> None:
+    """Raises ImageTokenMismatch, naming the rollout, unless the image tokens of `ids` are exactly those of `images`."""
+    runs: list[int] = []
+    before = None
+    for token in ids:
+        if token == image_token_id:
+            if before == image_token_id:
+                runs[-1] += 1
+            else:
+                runs.append(1)
+        before = token
+    wanted = [image.num_tokens for image in images]
+    if runs != wanted:
+        raise ImageTokenMismatch(f"{name}: its ids hold images of {runs} tokens, its images are of {wanted}")
+
+
+__all__ = [
+    "Conversation",
+    "Group",
+    "Observation",
+    "OpenedPrompt",
+    "Rollout",
+    "RolloutConfig",
+    "RolloutKey",
+    "audit_image_tokens",
+    "copy_scene",
+    "cut",
+    "end_ids",
+    "end_turn",
+    "forbidden_ids",
+    "gathered",
+    "observe",
+    "open_prompt",
+    "open_scene",
+    "perform",
+    "rollout",
+    "settle",
+    "start",
+    "teacher_forced",
+    "with_image_tokens",
+]
