@@ -1,0 +1,84 @@
+"""What a person sees of a training while it goes: a progress bar, the trackers of accelerate, the log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
+from tqdm import tqdm
+
+from share.kernel.contracts.run import RunContext
+
+LINE_EVERY_S = 10.0
+"""Without a terminal the bar is replaced by one line at most this often."""
+
+
+class Monitor:
+    """Shows numbers by step. `trackers` are names of accelerate's; `auto` uses those of tensorboard and wandb that are
+    installed. What was chosen is kept in `tracker_names`."""
+
+    def __init__(self, run: RunContext, *, steps: int, done: int, trackers: Sequence[str], title: str) -> None:
+        self._run = run
+        self._title = title
+        self._steps = steps
+        self._shown_at = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=not self._terminal, leave=True)
+        chosen = _chosen(trackers)
+        self.tracker_names = [str(tracker.value) for tracker in chosen]
+        self._accelerator: Accelerator | None = None
+        if chosen and not run.dry_run:
+            project = ProjectConfiguration(project_dir=str(run.run_dir), logging_dir=str(run.run_dir / "trackers"))
+            self._accelerator = Accelerator(cpu=True, log_with=chosen, project_config=project)
+            self._accelerator.init_trackers("pixelis", init_kwargs={"wandb": {"name": run.run_id}})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._accelerator is not None:
+            self._accelerator.end_training()
+
+    def step(self, step: int, numbers: Mapping[str, float], shown: Mapping[str, str]) -> None:
+        """Record the numbers of a step everywhere; `shown` is what fits beside the bar."""
+        self._run.logger.info("train.step", f"step {step} of {self._steps}", step=step, **numbers)
+        self.track(step, numbers)
+        self._bar.set_postfix(dict(shown), refresh=False)
+        self._bar.update(1)
+        if not self._terminal and (time.monotonic() - self._shown_at > LINE_EVERY_S or step in (1, self._steps)):
+            self._shown_at = time.monotonic()
+            self.say(f"{self._title} {step}/{self._steps}  " + "  ".join(f"{key} {shown[key]}" for key in shown))
+
+    def track(self, step: int, numbers: Mapping[str, float]) -> None:
+        if self._accelerator is not None:
+            self._accelerator.log(dict(numbers), step=step)
+
+    def say(self, line: str) -> None:
+        """One line for a person, beside the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+
+def _chosen(trackers: Sequence[str]) -> list[LoggerType]:
+    wanted = ["tensorboard", "wandb"] if list(trackers) == ["auto"] else list(trackers)
+    available = {str(tracker.value) for tracker in filter_trackers("all", ".")}
+    if list(trackers) == ["auto"]:
+        wanted = [name for name in wanted if name in available]
+    missing = [name for name in wanted if name not in available]
+    if missing:
+        from share.kernel.errors import ConfigError
+
+        known = ", ".join(sorted(available)) or "none"
+        raise ConfigError(f"trackers: {missing[0]!r} is not installed; pip install it, or use one of: {known}")
+    return [LoggerType(name) for name in wanted]
+
+
+__all__ = ["LINE_EVERY_S", "Monitor"]
