@@ -32,12 +32,16 @@ if TYPE_CHECKING:
 
 _HEIGHT = 48
 """Height of the recogniser's input, in pixels."""
+_SQUEEZE = 0.8
+"""Width of a line before recognition over its width at that height. Time is proportional to it; errors begin at 0.7."""
 _WIDTH_MAX = 2400
 """Width of the recogniser's input from which a line is squeezed, in pixels: some 150 letters."""
 _STEP = 32
 """The detector takes sides that are multiples of this, in pixels."""
 _SURE = 0.9
 """Confidence below which a line is read upside down as well."""
+_SURE_SHORT = 0.7
+"""The same for short words, of which many are words upside down as well, like 7 and no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +91,22 @@ class TextReader:
         Raises MediaError where the models are not installed.
         """
         models = self._loaded()
-        strips = detect(models.detector, pixels, self.config)
+        strips = detect(models.detector, pixels, self.config)[: self.config.lines_max]
+        lines = self._read(models, pixels, _aligned(strips))
+        if _is_doubtful(lines) and any(_is_short(strip) for strip in strips):  # short words may as well run upwards
+            upwards = self._read(models, pixels, _aligned(strips, np.pi / 2))
+            lines = upwards if _letters_known(upwards) > _letters_known(lines) + 0.2 else lines
+        return _in_reading_order(lines)
+
+    def _read(self, models: _Models, pixels: Pixels, strips: list[_Strip]) -> list[tuple[_Strip, Line]]:
         lines: list[tuple[_Strip, Line]] = []
         flipped = 0  # lines read upside down so far, minus those read upright
-        for strip in strips[: self.config.lines_max]:
+        for strip in strips:
             read, line = _read_either_way(models, pixels, strip, flipped)
             if line.text.strip() and line.confidence >= self.config.line_confidence:
                 flipped += 1 if read is not strip else -1
                 lines.append((read, line))
-        return _in_reading_order(lines)
+        return lines
 
     def _loaded(self) -> _Models:
         with self._lock:
@@ -176,18 +187,21 @@ def detect(detector: onnxruntime.InferenceSession, pixels: Pixels, config: TextR
             continue
         grow = w * h * config.box_growth / (w + h)
         strips.append(_strip(cv2.boxPoints(((x, y), (w + grow, h + grow), degrees)) * back))
-    strips.sort(key=lambda strip: strip.length * strip.height, reverse=True)
-    return _aligned(strips)
+    return sorted(strips, key=lambda strip: strip.length * strip.height, reverse=True)
 
 
 def _read_either_way(models: _Models, pixels: Pixels, strip: _Strip, flipped: int) -> tuple[_Strip, Line]:
-    """A line, read upright or upside down. The lines before it, then a classifier, say which is tried first."""
+    """A line, read upright or upside down. The lines before it, then a classifier, say which is tried first.
+
+    The classifier is not asked about short words: it is wrong about them too often.
+    """
     upside_down = strip.turned(np.pi)
     first, second = strip, upside_down
-    if flipped > 2 or (flipped > -3 and _is_upside_down(models, _cut(pixels, strip))):
+    asked = -3 < flipped <= 2 and strip.length >= 3 * strip.height
+    if flipped > 2 or (asked and _is_upside_down(models, _cut(pixels, strip))):
         first, second = upside_down, strip
     line = _recognise(models, _cut(pixels, first), first)
-    if line.confidence >= _SURE:
+    if line.confidence >= (_SURE_SHORT if _is_short(strip) else _SURE):
         return first, line
     other = _recognise(models, _cut(pixels, second), second)
     return (second, other) if other.confidence > line.confidence else (first, line)
@@ -280,11 +294,23 @@ def _common_direction(strips: list[_Strip]) -> float:
     return order[int(np.searchsorted(passed, passed[-1] / 2))].angle
 
 
-def _aligned(strips: list[_Strip]) -> list[_Strip]:
-    """Strips too short to tell their direction take that of the longer ones; without longer ones, they are upright."""
-    long = [strip for strip in strips if strip.length >= 2 * strip.height]
-    turn = _common_direction(long) if long else 0.0
-    return [strip if strip.length >= 2 * strip.height else _towards(strip, turn) for strip in strips]
+def _aligned(strips: list[_Strip], turn: float = 0.0) -> list[_Strip]:
+    """Strips too short to tell their direction take that of the longer ones, or `turn` where there are none."""
+    long = [strip for strip in strips if not _is_short(strip)]
+    turn = _common_direction(long) if long else turn
+    return [_towards(strip, turn) if _is_short(strip) else strip for strip in strips]
+
+
+def _is_short(strip: _Strip) -> bool:
+    return strip.length < 2 * strip.height
+
+
+def _is_doubtful(lines: list[tuple[_Strip, Line]]) -> bool:
+    return not lines or min(line.confidence for _, line in lines) < _SURE
+
+
+def _letters_known(lines: list[tuple[_Strip, Line]]) -> float:
+    return sum(line.confidence * len(line.text) for _, line in lines)
 
 
 def _towards(strip: _Strip, turn: float) -> _Strip:
@@ -301,7 +327,7 @@ def _towards(strip: _Strip, turn: float) -> _Strip:
 def _cut(pixels: Pixels, strip: _Strip) -> Pixels:
     """The pixels of a strip, upright, at the recogniser's height."""
     scale = _HEIGHT / strip.height
-    width = int(np.clip(np.ceil(strip.length * scale), 16, _WIDTH_MAX))
+    width = int(np.clip(np.ceil(strip.length * scale * _SQUEEZE), 16, _WIDTH_MAX))
     height = _HEIGHT if scale >= 0.5 else round(strip.height)  # reduced further below, over areas
     columns = width if scale >= 0.5 else max(16, round(strip.length))
     corners = strip.corners().astype(np.float32)
