@@ -15,6 +15,8 @@ from PIL import Image
 from share.kernel.testing import example_scene
 from tests.kernel.wheels import install, operation_plugin
 
+ROOT = Path(__file__).parent.parent.parent
+
 OPERATION = '''
 """An operation that misbehaves when it runs."""
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.plugins.conftest import MISBEHAVING, Environment
+from tests.plugins.conftest import MISBEHAVING, ROOT, Environment
 
 BOX = '{"bbox": [10, 10, 40, 30]}'
 
@@ -47,6 +47,15 @@ print(json.dumps([operator.schemas(), outcome.error, list(scene.views), zoomed.e
     assert "how bright a box" in function["description"]
     assert (error, zoom_error) == (None, None)
     assert views == ["image_1", "image_2", "image_3"]
+
+
+def test_a_policy_learns_to_call_its_operation_in_rollouts(environment: Environment) -> None:
+    done = environment.run("-m", "tests.plugins.learn_to_call", "BRIGHTNESS", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for actions in json.loads(done.stdout):
+        operation, observation, error = actions[0]
+        assert (operation, error) == ("BRIGHTNESS", None)
+        assert observation.startswith("mean brightness ")
 
 
 def test_each_misbehaving_wheel_is_listed_with_distribution_version_and_reason(environment: Environment) -> None:
