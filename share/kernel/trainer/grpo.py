@@ -483,7 +483,7 @@ class GRPOTrainer:
         name = config.policy.path or "the starter policy"
         took = measured.times["step_s"]
         for line in (
-            f"policy    {name}: {self.policy.num_parameters:,} parameters, {trained:,} trained, on {self.policy.device}",
+            f"policy    {name}: {self.policy.num_parameters:,} parameters, {trained:,} trained on {self.policy.device}",
             f"prompts   {config.prompts_per_step} x {group_size} rollouts a step, {config.steps} steps: "
             f"{config.prompts_per_step * config.steps:,} prompts, {self._updates:,} optimizer updates",
             f"tokens    about {tokens * scale:,.0f} a step (measured {tokens:,.0f} on {prompts} prompts)",

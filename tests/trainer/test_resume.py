@@ -1,0 +1,63 @@
+"""A run that was killed at a random instant and resumed ends with the bits of the run that was never killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from share.kernel.registry import Registry
+from tests.trainer.runs import kill_after, record, resume, run_dir_of, start, steps_of, uninterrupted
+
+GRPO: dict[str, Any] = {
+    "steps": 5,
+    "prompts_per_step": 4,
+    "prompts_per_update": 2,
+    "prompts_per_forward": 1,
+    "num_iterations": 2,
+    "rollout": {"group_size": 2, "tokens_max": 48, "turns_max": 2},
+    "mask_truncated": False,
+    "zero_variance": "keep",
+    "entropy_coefficient": 0.01,
+    "kl_coefficient": 0.01,
+    "learning_rate": 1e-3,
+    "evaluate_every": 2,
+    "rewards": {"curiosity_icm": 0.1, "misuse": 0.1},
+}
+SETTINGS = {"grpo": GRPO}
+
+
+def check_kills(registry: Registry, tmp_path: Path, backend: str, settings: dict[str, Any], kills: int, seed: int) -> None:
+    """Kill and resume a run `kills` times, each at a random instant, then let it end, and compare."""
+    expected = uninterrupted(registry, backend, settings, tmp_path / "undisturbed")
+    draw = random.Random(seed)
+    (tmp_path / "killed").mkdir()
+    process = start(backend, settings, tmp_path / "killed")
+    run_dir = run_dir_of(tmp_path / "killed", process)
+    killed = 0
+    for _ in range(kills):
+        killed += kill_after(process, run_dir, draw.randrange(2), draw.uniform(0.0, 0.8))
+        process = resume(run_dir)
+    assert process.wait(timeout=240) == 0 or killed < kills
+    assert killed > 0, "the run ended before it was killed"
+    assert record(run_dir) == expected
+    assert sorted(set(steps_of(run_dir))) == list(range(1, 1 + expected["metrics"]["steps"]))
+
+
+@pytest.mark.parametrize("backend", sorted(SETTINGS))
+def test_a_killed_run_resumes_to_the_same_bits(registry: Registry, tmp_path: Path, backend: str) -> None:
+    check_kills(registry, tmp_path, backend, SETTINGS[backend], kills=2, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_run_killed_many_times_resumes_to_the_same_bits(
+    registry: Registry, tmp_path: Path, iterations: int, accumulation: int
+) -> None:
+    settings = {**GRPO, "num_iterations": iterations, "prompts_per_update": None, "prompts_per_forward": accumulation}
+    check_kills(registry, tmp_path, "grpo", {**settings, "steps": 10}, kills=10, seed=iterations + accumulation)
