@@ -184,7 +184,9 @@ def _draw(axis: Axes, panel: Panel, measured: Measured) -> None:
         for step, name in notes:
             axis.axvline(step, color=color, lw=0.8, ls=":")
             axis.text(step, 0.99, f" {name}", transform=axis.get_xaxis_transform(), fontsize=6.5, color=color, va="top")
-    axis.set_title(panel.title, fontsize=9.5, loc="left")
+    alone = panel.curves[0].label if len(panel.curves) == 1 else ""
+    title = panel.title if alone in ("", "training", "mean", "policy") else f"{panel.title} {alone}"
+    axis.set_title(title, fontsize=9.5, loc="left")
     axis.set_ylabel(panel.unit, fontsize=7.5, color=_FAINT)
     axis.tick_params(labelsize=7.5, colors=_FAINT, length=2)
     axis.grid(visible=True, lw=0.5, color="#e6e8ec")
@@ -201,7 +203,7 @@ def _draw(axis: Axes, panel: Panel, measured: Measured) -> None:
     headline = next((number for number, curve in enumerate(panel.curves) if curve.sparse), 0)
     course = [value for _, value in measured.points[panel.curves[headline].key]]
     last = course[-1] if panel.curves[headline].sparse else smoothed(course)[-1]
-    text = f"{last:.1%}" if panel.share else f"{last:.3g}"
+    text = f"{last:.1%}" if panel.share else f"{last:,.0f}" if abs(last) >= 1000 else f"{last:.3g}"
     axis.set_title(text, fontsize=9.5, loc="right", color=_COLORS[headline])
 
 
