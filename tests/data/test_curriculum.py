@@ -65,14 +65,14 @@ def test_the_next_stage_opens_only_when_the_lower_bound_reaches_the_gate() -> No
     assert curriculum.index == 1
 
 
-def test_a_stage_that_harms_is_rolled_back_and_closed_when_it_harms_again() -> None:
+def test_a_stage_that_harms_is_rolled_back_and_given_up_when_it_harms_again() -> None:
     curriculum = stages(rollbacks_max=1)
     curriculum.judge({"format": GOOD, "reading": BAD})
     judged = curriculum.judge({"format": HALF, "reading": BAD})
     assert judged.verdict == "roll_back"
     assert "format fell by 0.500" in judged.reason
     assert curriculum.learning_rate_factor == 0.5
-    assert curriculum.judge({"format": HALF, "reading": BAD}).verdict == "close"
+    assert curriculum.judge({"format": HALF, "reading": BAD}).verdict == "give_up"
 
 
 def test_a_small_or_uncertain_loss_is_no_harm() -> None:

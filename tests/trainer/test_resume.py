@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,24 @@ GRPO: dict[str, Any] = {
     "evaluate_every": 2,
     "rewards": {"curiosity_icm": 0.1, "misuse": 0.1},
 }
-SETTINGS = {"grpo": GRPO}
+SFT: dict[str, Any] = {
+    "stages": [
+        {"name": "first", "steps_max": 3},
+        {"name": "second", "steps_max": 3, "tasks": {"zoom_digits": 2.0}, "learning_rate_scale": 0.5},
+    ],
+    "harm": {"tolerance": 1.0},
+    "prompts_per_step": 4,
+    "prompts_per_forward": 2,
+    "rollout": {"tokens_max": 48, "turns_max": 2},
+    "learning_rate": 1e-3,
+    "evaluate_every": 2,
+}
+SETTINGS = {"grpo": GRPO, "sft": SFT}
 
 
-def check_kills(registry: Registry, tmp_path: Path, backend: str, settings: dict[str, Any], kills: int, seed: int) -> None:
+def check_kills(
+    registry: Registry, tmp_path: Path, backend: str, settings: dict[str, Any], kills: int, seed: int
+) -> None:
     """Kill and resume a run `kills` times, each at a random instant, then let it end, and compare."""
     expected = uninterrupted(registry, backend, settings, tmp_path / "undisturbed")
     draw = random.Random(seed)
@@ -56,8 +69,19 @@ def test_a_killed_run_resumes_to_the_same_bits(registry: Registry, tmp_path: Pat
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_a_run_killed_many_times_resumes_to_the_same_bits(
+def test_a_reinforced_run_killed_many_times_resumes_to_the_same_bits(
     registry: Registry, tmp_path: Path, iterations: int, accumulation: int
 ) -> None:
     settings = {**GRPO, "num_iterations": iterations, "prompts_per_update": None, "prompts_per_forward": accumulation}
     check_kills(registry, tmp_path, "grpo", {**settings, "steps": 10}, kills=10, seed=iterations + accumulation)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_supervised_run_killed_many_times_resumes_to_the_same_bits(
+    registry: Registry, tmp_path: Path, accumulation: int
+) -> None:
+    stages = [{"name": "first", "steps_max": 5}, {"name": "second", "steps_max": 5}]
+    settings = {**SFT, "stages": stages, "prompts_per_forward": accumulation}
+    check_kills(registry, tmp_path, "sft", settings, kills=10, seed=accumulation)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from share.kernel.config import ConfigModel
 
-Verdict = Literal["stay", "advance", "roll_back", "finish", "close"]
+Verdict = Literal["stay", "advance", "roll_back", "finish", "close", "give_up"]
 
 
 class PhaseExit(ConfigModel):
@@ -119,7 +119,7 @@ class HarmRules(ConfigModel):
     tolerance: float = Field(default=0.05, ge=0.0)
     """Loss of a skill's held-out score that is accepted."""
     rollbacks_max: int = Field(default=2, ge=0)
-    """Rollbacks of one stage after which the curriculum closes with the weights from before the stage."""
+    """Rollbacks of one stage after which it is given up, and the training ends with the weights from before it."""
     cooldown_steps: int = Field(default=0, ge=0)
     """Optimizer steps after a rollback during which a stage is not taken back again."""
     learning_rate_factor: float = Field(default=0.5, gt=0.0, le=1.0)
@@ -141,7 +141,8 @@ class StageCurriculum:
 
     advance: the gate is reached, the next stage opens, and the trainer keeps these weights to go back to.
     roll_back: a skill that the stage began with was lost; the trainer restores the kept weights.
-    finish: the last stage is over. close: a stage ended without reaching its gate, or did harm once too often.
+    finish: the last stage is over. close: a stage made all its steps without reaching its gate. give_up: a stage did
+    harm once too often; the trainer restores the kept weights. After these three there is nothing more to train.
     """
 
     def __init__(self, stages: Sequence[StageRules], harm: HarmRules, seed: int) -> None:
@@ -178,7 +179,7 @@ class StageCurriculum:
         cooling = self.rollbacks > 0 and self._since_rollback < self.harm.cooldown_steps
         if lost is not None and not cooling:
             if self.rollbacks >= self.harm.rollbacks_max:
-                return Judgement("close", f"{lost}, after {self.rollbacks} rollbacks")
+                return Judgement("give_up", f"{lost}, after {self.rollbacks} rollbacks")
             self.rollbacks += 1
             self.stage_steps = self._since_rollback = 0
             return Judgement("roll_back", lost)

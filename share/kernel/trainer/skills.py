@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from share.kernel.contracts.task import Call, Demonstration
 from share.kernel.contracts.trajectory import Action, Trajectory
 from share.kernel.contracts.vision import Scene
 from share.kernel.policy.pointing import intersection_over_union, native_box, native_point
-
-Skill = Literal["format", "grounding", "reading", "accuracy"]
 
 IOU_MIN = 0.5
 """Intersection over union, in native pixels, from which a box is at the demonstrated place."""
@@ -64,4 +61,4 @@ def _plain(arguments: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-__all__ = ["DISTANCE_MAX", "IOU_MIN", "Skill", "format_score", "grounding_score", "reading_score"]
+__all__ = ["DISTANCE_MAX", "IOU_MIN", "format_score", "grounding_score", "reading_score"]
