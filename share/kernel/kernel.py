@@ -95,7 +95,7 @@ class VisionKernel:
             stored = read_json(run_dir / CONFIG)
             model = with_run_settings(self.registry.config_model(KIND_OF_MODE[mode], backend))
             resolved = validate(model, merged(stored, changes), self.registry)
-            different = first_difference(stored, dump(resolved))
+            different = first_difference(dump(validate(model, stored, self.registry)), dump(resolved))
             if different:
                 key, before, after = different
                 raise ConfigError(

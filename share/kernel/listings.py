@@ -38,8 +38,8 @@ def print_plugins(registry: Registry, as_json: bool, strict: bool) -> int:
 
 def print_backends(registry: Registry, kind: str | None, as_json: bool) -> int:
     """The backends that can be used, of one kind or of all."""
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f"kind: no kind {kind!r}; there are {', '.join(KINDS)}")
+    if kind is not None:
+        _check_kind(kind)
     found = [registry.origin(of, name) for of in KINDS if kind in (None, of) for name in registry.names(of)]
     if as_json:
         rows = [
@@ -65,6 +65,7 @@ def print_backends(registry: Registry, kind: str | None, as_json: bool) -> int:
 
 def print_schema(registry: Registry, kind: str, name: str) -> int:
     """The settings of a backend, of its whole run where a command runs it; for an operation, also its tool schema."""
+    _check_kind(kind)
     from share.kernel.kernel import KIND_OF_MODE
     from share.kernel.schema import backend_schema, run_schema
 
@@ -101,6 +102,11 @@ def print_runs(workdir: Path, as_json: bool) -> int:
         table.append([row["run_id"], row["status"], row["mode"], row["backend"], shown, seconds, row["error"] or ""])
     _print_table(("run", "status", "mode", "backend", "main metric", "time", "error"), table)
     return 0
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ConfigError(f"kind: no kind {kind!r}; there are {', '.join(KINDS)}")
 
 
 def _row(registry: Registry, plugin: Plugin, backend: Backend | None) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_the_help_lists_the_backends_that_are_installed(work: Path, capsys: pyte
 
 def start(*overrides: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "train.cli", "--backend", "counting", "steps=400", *overrides],
+        [sys.executable, "-m", "train.cli", "--backend", "counting", "steps=200", *overrides],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -126,7 +126,7 @@ def test_a_signal_stops_a_run_where_nothing_is_lost_and_it_can_be_resumed(number
     assert json.loads((run_dir / "metrics.json").read_text())["status"] == "interrupted"
     assert f"--resume {run_dir.name}" in out
     done = int((run_dir / "step.txt").read_text())
-    assert 0 < done < 400
+    assert 0 < done < 200
     resumed = subprocess.run(
         [sys.executable, "-m", "train.cli", "--resume", run_dir.name], capture_output=True, text=True, check=False
     )

@@ -61,6 +61,8 @@ def test_operations_and_backends_are_listed(capsys: pytest.CaptureFixture[str]) 
     assert {row["kind"] for row in as_json(capsys, "backends", "task")} == {"task"}
     assert main(["backends", "tsk"]) == 2
     assert "there are trainer, operation" in capsys.readouterr().err
+    assert main(["schema", "tsk", "count"]) == 2
+    assert "no kind 'tsk'" in capsys.readouterr().err
 
 
 def test_the_schema_of_an_operation_holds_its_settings_and_its_tool(capsys: pytest.CaptureFixture[str]) -> None:
