@@ -66,7 +66,8 @@ def policy_loss(
 ) -> PolicyLoss:
     """The loss of some rollouts of an update; each sequence has one entry per rollout, tensors of shape [S].
 
-    `kl_coefficient` weighs the k3 estimate of the KL divergence from the reference policy, token by token;
+    `kl_coefficient` weighs the k3 estimate of the KL divergence from the reference policy, token by token, times the
+    ratio: so its gradient is that of the reverse KL divergence, without bias (DeepSeek-V3.2, arXiv 2512.02556).
     `entropy_coefficient` the mean entropy over the update's tokens, which is subtracted.
     """
     masks = [mask.to(logprobs.device) for mask, logprobs in zip(action_masks, policy_logprobs, strict=True)]
@@ -92,7 +93,7 @@ def policy_loss(
     if kl_coefficient and reference_logprobs is not None:
         towards = _written(reference_logprobs, masks).detach() - policy
         kl = towards.exp() - towards - 1.0
-        per_token = per_token + kl_coefficient * kl
+        per_token = per_token + kl_coefficient * kl * ratio
 
     loss = (per_token * _weights(variant, rollout, count, size)).sum()
     entropy = _written(entropies, masks) if entropies is not None else torch.zeros_like(policy)

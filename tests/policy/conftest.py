@@ -1,0 +1,137 @@
+"""A Qwen2.5-VL small enough for a test, made from a configuration, and prompts on images of noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from share.kernel.contracts.task import Call, Demonstration, Prompt
+from share.kernel.media.operator import Operator
+from share.kernel.operation.zoom_in import ZoomIn, ZoomInConfig
+from share.kernel.policy.loading import STARTER, Policy, PolicyConfig, load_policy
+from share.kernel.policy.logprobs import token_logprobs
+from share.kernel.policy.rollout import teacher_forced
+
+torch.set_num_threads(1)
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 3, 3]},
+    "tie_word_embeddings": True,
+    "initializer_range": 0.1,
+}
+VISION = {
+    "depth": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 4,
+    "out_hidden_size": 64,
+    "fullatt_block_indexes": [1],
+    "window_size": 56,
+    "initializer_range": 0.1,
+}
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    token = tokenizer.convert_tokens_to_ids
+    return {
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+    }
+
+
+def write_policy(directory: Path, model: Any, tokenizer: Any, **preprocessor: Any) -> Path:
+    """A policy directory as transformers would write it."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    settings = json.loads((STARTER / "preprocessor_config.json").read_text()) | preprocessor
+    (directory / "preprocessor_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2.5-VL."""
+    tokenizer = AutoTokenizer.from_pretrained(STARTER)
+    torch.manual_seed(0)
+    ids = special_tokens(tokenizer)
+    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    text = {**TEXT, **tokens, "vocab_size": 1040}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=VISION, tie_word_embeddings=True, **ids)
+    return write_policy(tmp_path_factory.mktemp("qwen2_5_vl"), Qwen2_5_VLForConditionalGeneration(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[Prompt]:
+    """Four prompts, the last with two images; lengths differ."""
+    rng = np.random.default_rng(0)
+    questions = ("What digit is on the red card?", "Read the digit.", "How many red circles are there?", "Which is it?")
+    sizes = ((224, 224), (112, 168), (300, 200), (224, 224))
+    prompts = []
+    for number, (question, size) in enumerate(zip(questions, sizes, strict=True)):
+        images = tuple(rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2 if number == 3 else 1))
+        prompts.append(Prompt(f"prompt-{number}", "noise", question, images, answer="7"))
+    return prompts
+
+
+@pytest.fixture(scope="session")
+def operator_of() -> Callable[[Policy], Operator]:
+    def make(policy: Policy) -> Operator:
+        return Operator({"ZOOM_IN": ZoomIn(ZoomInConfig(side_min=56, side_max=84))}, fit=policy.fit)
+
+    return make
+
+
+@pytest.fixture
+def policy(directory: Path) -> Policy:
+    """A random policy: it writes anything."""
+    return load_policy(PolicyConfig(path=str(directory), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def caller_directory(
+    directory: Path,
+    prompts: list[Prompt],
+    operator_of: Callable[[Policy], Operator],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A policy that has learned by heart to zoom, at a random place, and then to answer."""
+    policy = load_policy(PolicyConfig(path=str(directory), device="cpu"))
+    rng, operator = np.random.default_rng(1), operator_of(policy)
+    optimizer = torch.optim.Adam(policy.model.parameters(), lr=5e-3, betas=(0.8, 0.95))
+    for _ in range(80):
+        rollouts = []
+        for prompt in prompts:
+            corners = [[int(each) for each in rng.choice([0, 10, 20, 30], 2)] for _ in range(rng.integers(1, 3))]
+            boxes = [[left, top, left + int(rng.choice([28, 42])), top + 28] for left, top in corners]
+            calls = tuple(Call("ZOOM_IN", {"bbox": box}) for box in boxes)
+            shown = Demonstration(calls, str(rng.integers(10)))
+            rollouts.append(teacher_forced(policy, prompt, shown, operator))
+        written = sum(rollout.num_actions for rollout in rollouts)
+        loss = -sum(logprobs.sum() for logprobs, _ in token_logprobs(policy, rollouts)) / written
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    target = tmp_path_factory.mktemp("caller")
+    policy.save(target)
+    return target
+
+
+@pytest.fixture
+def caller(caller_directory: Path) -> Policy:
+    return load_policy(PolicyConfig(path=str(caller_directory), device="cpu"))
