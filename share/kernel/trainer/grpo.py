@@ -7,10 +7,10 @@ function of seed and step, so a run that was killed computes again what it had n
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -31,15 +31,15 @@ from share.kernel.policy.checkpoint import (
 from share.kernel.policy.loading import PolicyConfig, load_policy
 from share.kernel.policy.logprobs import Layout, token_logprobs
 from share.kernel.policy.losses import UpdateSize, Variant, policy_loss
-from share.kernel.policy.orchestrator import Normalization, RewardOrchestrator, ScoredGroup
+from share.kernel.policy.orchestrator import Normalization, RewardOrchestrator
 from share.kernel.policy.reference import ReferencePolicy
 from share.kernel.policy.rollout import Group, RolloutConfig, RolloutKey, rollout
 from share.kernel.report.curves import write_curves
-from share.kernel.report.gallery import GalleryItem, write_gallery
+from share.kernel.report.gallery import write_gallery
 from share.kernel.trainer.alarms import AlarmConfig, Alarms
 from share.kernel.trainer.evaluation import Evaluation, answered, evaluate
 from share.kernel.trainer.history import History
-from share.kernel.trainer.monitor import Monitor
+from share.kernel.trainer.monitor import Monitor, Trackers
 from share.kernel.trainer.optimization import (
     OptimizationConfig,
     adamw,
@@ -51,6 +51,7 @@ from share.kernel.trainer.optimization import (
     trainable,
 )
 from share.kernel.trainer.prompts import PromptStream, build_task, held_out
+from share.kernel.trainer.scored import Scored, evaluated_items, scored_items, seen
 
 GALLERY_PROMPTS = 12
 """Held-out prompts, and groups of the last step, that the gallery shows."""
@@ -135,7 +136,7 @@ class GRPOConfig(OptimizationConfig):
     """Steps between checkpoints."""
     checkpoints_kept: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
-    trackers: tuple[str, ...] = ("auto",)
+    trackers: Trackers = ("auto",)
     """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that are installed."""
     alarms: AlarmConfig = AlarmConfig()
     """When to warn that operation use or entropy collapses or groups teach nothing."""
@@ -158,6 +159,16 @@ class GRPOConfig(OptimizationConfig):
             raise ValidationError.from_exception_data("RolloutConfig", [mistake])
         return value
 
+    @field_validator("reward_curriculum")
+    @classmethod
+    def _weighs_what_is_scored(cls, value: tuple[RewardPhase, ...], info: ValidationInfo) -> tuple[RewardPhase, ...]:
+        known = info.data.get("rewards", {})
+        for phase in value:
+            for name in phase.weights:
+                if name not in known:
+                    raise ValueError(f"phase {phase.name!r} weighs {name!r}; rewards has {', '.join(known)}")
+        return value
+
     @field_validator("prompts_per_update")
     @classmethod
     def _divides_the_step(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -174,14 +185,6 @@ def _term(name: str, value: Any) -> Any:
         reward = value.get("reward", name)
         return {**value, "reward": {"name": name, **reward} if isinstance(reward, Mapping) else reward}
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A group with its rewards."""
-
-    group: Group
-    rewards: ScoredGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,17 +280,23 @@ class GRPOTrainer:
         kept: list[Scored] = []
         sampled: list[Scored] = []
         for _ in range(self.config.resample_rounds_max if resample else 1):
-            missing = num_prompts - len(kept)
-            prompts = [self.stream.prompt(self.cursor + offset) for offset in range(missing)]
-            self.cursor += missing
-            key = RolloutKey(self.run.seed, self.step)
-            groups = rollout(self.policy, prompts, self.operator, self.config.rollout, key)
-            scored = [self._score(group) for group in groups]
+            scored = [self._score(group) for group in self._sample(num_prompts - len(kept))]
             sampled += scored
             kept += [each for each in scored if not (resample and each.rewards.zero_variance)]
             if len(kept) == num_prompts:
                 break
         return kept, seen(sampled)
+
+    def _sample(self, num_prompts: int) -> list[Group]:
+        """Rollouts of the next prompts. Where a small source comes round within a step, it is sampled anew."""
+        cursors = range(self.cursor, self.cursor + num_prompts)
+        self.cursor += num_prompts
+        groups: list[Group] = []
+        for number, same_pass in groupby(cursors, self.stream.pass_of):
+            prompts = [self.stream.prompt(cursor) for cursor in same_pass]
+            key = RolloutKey(self.run.seed, (self.step << 20) + number)
+            groups += rollout(self.policy, prompts, self.operator, self.config.rollout, key)
+        return groups
 
     def _learn(self, scored: Sequence[Scored]) -> dict[str, float]:
         """All updates of a step; what is reported is their mean."""
@@ -295,7 +304,7 @@ class GRPOTrainer:
         updates = [
             self._update(scored[first : first + size])
             for _ in range(self.config.num_iterations)
-            for first in range(0, len(scored), size)
+            for first in range(0, max(len(scored), 1), size)
         ]
         return {name: sum(numbers[name] for numbers in updates) / len(updates) for name in updates[0]}
 
@@ -386,6 +395,8 @@ class GRPOTrainer:
     def _evaluate(self, monitor: Monitor) -> None:
         """Held-out accuracy, greedily; at both ends also without operations when configured."""
         limit = self.config.evaluation_prompts
+        if not held_out(self.task, 1):
+            return
         numbers = self._measure(self.operator, limit).numbers("held_out_")
         if self.config.evaluate_without_operations and self.step in (0, self.config.steps):
             blind = self._measure(Operator({}, fit=self.policy.fit), limit)
@@ -448,14 +459,9 @@ class GRPOTrainer:
         artifacts["curves"] = run.run_dir / "curves.png"
         write_curves(run.run_dir, artifacts["curves"])
         artifacts["trajectories"] = run.run_dir / "trajectories.html"
-        evaluation = self._measure(self.operator, GALLERY_PROMPTS)
-        items = [
-            GalleryItem(self.step, "held_out", group.prompt, each.trajectory, each.scene, correct)
-            for group, correct in zip(evaluation.groups, evaluation.correctness, strict=True)
-            for each in group.rollouts
-        ]
+        items = evaluated_items(self.step, self._measure(self.operator, GALLERY_PROMPTS))
         for scored in self._last[:GALLERY_PROMPTS]:
-            items += gallery_items(self.step, scored)
+            items += scored_items(self.step, scored)
         write_gallery(artifacts["trajectories"], items, f"Trajectories of {run.run_id}")
         run.logger.info("train.ended", f"{self.step} steps; the policy is in {artifacts['policy']}", step=self.step)
 
@@ -496,7 +502,7 @@ class GRPOTrainer:
     def _publish(self) -> None:
         """What is known so far, into the run's metrics. All but `timing` is the same in every run of one seed."""
         history, metrics = self.history, self.run.metrics
-        metrics["main_metric"] = "held_out_accuracy"
+        metrics["main_metric"] = "held_out_accuracy" if history.evaluations else "recent_accuracy"
         if history.evaluations:
             metrics |= {name: value for name, value in history.evaluations[-1].items() if name != "step"}
         metrics |= {f"recent_{name}": history.mean(name) for name in ("reward", "accuracy", "rapr", "entropy")}
@@ -507,58 +513,13 @@ class GRPOTrainer:
         metrics["timing"] = {"train_s": round(self.train_s, 3)}
 
 
-def seen(sampled: Sequence[Scored]) -> dict[str, float]:
-    """What the rollouts of a step say of the policy and of its rewards.
-
-    `rapr` is the share of rollouts that call an operation. `entropy`, in nats per token, is estimated from the tokens
-    that were sampled. Of each component: the mean and the deviation in the group of its raw values, and its weight;
-    `contribution_*` is the mean size of what it adds to an advantage.
-    """
-    rollouts = [each for scored in sampled for each in scored.group.rollouts]
-    operations = [len(each.trajectory.operations) for each in rollouts]
-    written = sum(each.num_actions for each in rollouts)
-    numbers = {
-        "reward": mean([value for scored in sampled for value in scored.rewards.reward]),
-        "accuracy": mean([value for scored in sampled for value in scored.rewards.correctness]),
-        "rapr": mean([float(count > 0) for count in operations]),
-        "operations_mean": mean([float(count) for count in operations]),
-        "truncated_share": mean([float(not counts) for scored in sampled for counts in scored.rewards.counted]),
-        "zero_variance_share": mean([float(scored.rewards.zero_variance) for scored in sampled]),
-        "entropy": -sum(float(each.behavior_logprobs.double().sum()) for each in rollouts) / max(written, 1),
-        "tokens": float(sum(len(each.completion_ids) for each in rollouts)),
-        "tokens_written": float(written),
-    }
-    for name in sampled[0].rewards.raw:
-        raw = [[value for value in scored.rewards.raw[name] if value is not None] for scored in sampled]
-        numbers[f"reward_{name}"] = mean([value for values in raw for value in values])
-        numbers[f"reward_{name}_std"] = mean([statistics.pstdev(values) for values in raw if values])
-        numbers[f"reward_{name}_weight"] = sampled[0].rewards.weights[name]
-        sizes = [abs(value) for scored in sampled for value in scored.rewards.contribution(name)]
-        numbers[f"contribution_{name}"] = mean(sizes)
-    return numbers
-
-
-def gallery_items(step: int, scored: Scored) -> list[GalleryItem]:
-    rewards = scored.rewards
-    return [
-        GalleryItem(
-            step=step,
-            split="train",
-            prompt=scored.group.prompt,
-            trajectory=each.trajectory,
-            scene=each.scene,
-            correctness=rewards.correctness[row],
-            reward=rewards.reward[row],
-            rewards={name: values[row] for name, values in rewards.raw.items()},
-            advantage=rewards.advantages[row],
-        )
-        for row, each in enumerate(scored.group.rollouts)
-    ]
-
-
-def mean(values: Sequence[float]) -> float:
-    """0.0 of nothing."""
-    return sum(values) / len(values) if values else 0.0
-
-
-__all__ = ["GRPOConfig", "GRPOTrainer", "RewardTerm", "train"]
+__all__ = [
+    "GALLERY_PROMPTS",
+    "REHEARSED_PROMPTS",
+    "ZOOM_IN",
+    "GRPOConfig",
+    "GRPOTrainer",
+    "RewardTerm",
+    "StepReport",
+    "train",
+]

@@ -6,17 +6,38 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
+from pydantic import AfterValidator
 from tqdm import tqdm
 
 from share.kernel.contracts.run import RunContext
 
 LINE_EVERY_S = 10.0
 """Without a terminal the bar is replaced by one line at most this often."""
+
+
+AUTOMATIC = ("tensorboard", "wandb")
+"""Trackers that `auto` uses where they are installed."""
+
+
+def _known(trackers: tuple[str, ...]) -> tuple[str, ...]:
+    for name in trackers:
+        if trackers != ("auto",) and name not in _installed():
+            installed = ", ".join(_installed()) or "none"
+            raise ValueError(f"no tracker {name!r} is installed; use 'auto' alone, or some of: {installed}")
+    return trackers
+
+
+def _installed() -> list[str]:
+    return sorted(str(tracker.value) for tracker in filter_trackers("all", "."))
+
+
+Trackers = Annotated[tuple[str, ...], AfterValidator(_known)]
+"""The type of a setting that names trackers."""
 
 
 class Monitor:
@@ -68,17 +89,9 @@ class Monitor:
 
 
 def _chosen(trackers: Sequence[str]) -> list[LoggerType]:
-    wanted = ["tensorboard", "wandb"] if list(trackers) == ["auto"] else list(trackers)
-    available = {str(tracker.value) for tracker in filter_trackers("all", ".")}
     if list(trackers) == ["auto"]:
-        wanted = [name for name in wanted if name in available]
-    missing = [name for name in wanted if name not in available]
-    if missing:
-        from share.kernel.errors import ConfigError
-
-        known = ", ".join(sorted(available)) or "none"
-        raise ConfigError(f"trackers: {missing[0]!r} is not installed; pip install it, or use one of: {known}")
-    return [LoggerType(name) for name in wanted]
+        return [LoggerType(name) for name in AUTOMATIC if name in _installed()]
+    return [LoggerType(name) for name in trackers]
 
 
-__all__ = ["LINE_EVERY_S", "Monitor"]
+__all__ = ["AUTOMATIC", "LINE_EVERY_S", "Monitor", "Trackers"]

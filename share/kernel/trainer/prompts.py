@@ -29,6 +29,10 @@ class PromptStream:
         epoch, place = divmod(cursor, size)
         return int(np.random.default_rng([self.seed, epoch]).permutation(size)[place])
 
+    def pass_of(self, cursor: int) -> int:
+        """Which pass over the split a cursor belongs to, from 0."""
+        return cursor // (self.task.size(self.split) or cursor + 1)
+
     def prompt(self, cursor: int) -> Prompt:
         return self.task.prompt(self.split, self.index(cursor))
 

@@ -33,10 +33,10 @@ from share.kernel.policy.loading import PolicyConfig, load_policy
 from share.kernel.policy.logprobs import Layout, token_logprobs
 from share.kernel.policy.rollout import Rollout, RolloutConfig, open_scene, teacher_forced
 from share.kernel.report.curves import write_curves
-from share.kernel.report.gallery import GalleryItem, write_gallery
+from share.kernel.report.gallery import write_gallery
 from share.kernel.trainer.evaluation import evaluate
 from share.kernel.trainer.history import History
-from share.kernel.trainer.monitor import Monitor
+from share.kernel.trainer.monitor import Monitor, Trackers
 from share.kernel.trainer.optimization import (
     OptimizationConfig,
     adamw,
@@ -48,6 +48,7 @@ from share.kernel.trainer.optimization import (
     trainable,
 )
 from share.kernel.trainer.prompts import PromptStream, build_task, held_out
+from share.kernel.trainer.scored import evaluated_items
 from share.kernel.trainer.skills import format_score, grounding_score, reading_score
 
 GALLERY_PROMPTS = 24
@@ -118,7 +119,7 @@ class SFTConfig(OptimizationConfig):
     """Steps between checkpoints; there is one after every change of stage, too."""
     checkpoints_kept: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
-    trackers: tuple[str, ...] = ("auto",)
+    trackers: Trackers = ("auto",)
     """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that are installed."""
 
 
@@ -379,12 +380,7 @@ class SFTTrainer:
         artifacts["trajectories"] = run.run_dir / "trajectories.html"
         prompts = held_out(self.task, GALLERY_PROMPTS)
         done = evaluate(self.policy, self.task, prompts, self.operator, self.config.rollout, run.seed)
-        items = [
-            GalleryItem(self.step, "held_out", group.prompt, each.trajectory, each.scene, correct)
-            for group, correct in zip(done.groups, done.correctness, strict=True)
-            for each in group.rollouts
-        ]
-        write_gallery(artifacts["trajectories"], items, f"Trajectories of {run.run_id}")
+        write_gallery(artifacts["trajectories"], evaluated_items(self.step, done), f"Trajectories of {run.run_id}")
         run.logger.info("train.ended", f"{self.step} steps; the policy is in {artifacts['policy']}", step=self.step)
 
     def rehearse(self) -> None:
@@ -437,4 +433,13 @@ def _written(values: Sequence[torch.Tensor], rollouts: Sequence[Rollout]) -> tor
     return torch.cat([value[each.action_mask.to(value.device)] for value, each in zip(values, rollouts, strict=True)])
 
 
-__all__ = ["SFTConfig", "SFTStage", "SFTTrainer", "TaskTerm", "train"]
+__all__ = [
+    "GALLERY_PROMPTS",
+    "REHEARSED_PROMPTS",
+    "UNDEMONSTRATED_MAX",
+    "SFTConfig",
+    "SFTStage",
+    "SFTTrainer",
+    "TaskTerm",
+    "train",
+]
