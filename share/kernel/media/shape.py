@@ -43,12 +43,14 @@ class Shape:
 
 def describe_shape(mask: Mask) -> Shape:
     """The descriptors of all set pixels of a bool mask [height, width] together. Raises MediaError if none is set."""
-    in_row, in_column = mask.sum(axis=1), mask.sum(axis=0)
+    image = np.ascontiguousarray(mask).view(np.uint8)
+    in_row = cv2.reduce(image, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    in_column = cv2.reduce(image, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
     rows, columns = np.flatnonzero(in_row), np.flatnonzero(in_column)
     if rows.size == 0:
         raise MediaError("mask: no pixel is set")
     left, top = int(columns[0]), int(rows[0])
-    image = np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1]).view(np.uint8)
+    image = np.ascontiguousarray(image[top : rows[-1] + 1, left : columns[-1] + 1])
     in_row, in_column = in_row[top : rows[-1] + 1], in_column[left : columns[-1] + 1]
 
     # Sums over whole numbers are exact, so that symmetric shapes come out symmetric.
@@ -156,19 +158,23 @@ def _area_convex(image: NDArray[np.uint8]) -> int:
     )
     corners = cv2.convexHull(points.astype(np.int32)).reshape(-1, 2).astype(np.int64)
     ends = np.roll(corners, -1, axis=0)
-    upward = corners[:, 1] > ends[:, 1]
-    begins = np.where(upward[:, None], ends, corners)
-    ends = np.where(upward[:, None], corners, ends)
-    begins, ends = begins[begins[:, 1] < ends[:, 1]], ends[begins[:, 1] < ends[:, 1]]
+    # Around a convex polygon, y falls along one side and rises along the other; level edges bound no row.
+    one = _crossings(ends, corners, 2 * rows, ends[:, 1] < corners[:, 1])
+    other = _crossings(corners, ends, 2 * rows, corners[:, 1] < ends[:, 1])
+    left, right = (one, other) if (one[0] * other[1] <= other[0] * one[1]).all() else (other, one)
+    first, last = -(-left[0] // (2 * left[1])), right[0] // (2 * right[1])
+    return int((last - first + 1).sum())
 
-    rise = ends[:, 1] - begins[:, 1]
-    doubled_rows = 2 * rows[:, None]
-    crossed = (begins[:, 1] <= doubled_rows) & (doubled_rows <= ends[:, 1])
-    # Where an edge crosses a row, in doubled pixels: at / rise.
-    at = begins[:, 0] * rise + (ends[:, 0] - begins[:, 0]) * (doubled_rows - begins[:, 1])
-    left = np.where(crossed, -(-at // (2 * rise)), width).min(axis=1)
-    right = np.where(crossed, at // (2 * rise), -1).max(axis=1)
-    return int((right - left + 1).sum())
+
+def _crossings(
+    begins: NDArray[np.int64], ends: NDArray[np.int64], rows: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the chosen edges, of which one crosses each row, do so: x as (numerator, denominator)."""
+    order = np.argsort(begins[chosen, 1])
+    begins, ends = begins[chosen][order], ends[chosen][order]
+    edge = np.searchsorted(begins[:, 1], rows, side="right") - 1
+    rise = (ends - begins)[edge, 1]
+    return begins[edge, 0] * rise + (ends - begins)[edge, 0] * (rows - begins[edge, 1]), rise
 
 
 def _histogram(values: NDArray[Any]) -> NDArray[np.float64]:
