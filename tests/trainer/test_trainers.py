@@ -133,6 +133,27 @@ def test_accumulation_does_not_change_the_update(registry: Registry, tmp_path: P
     assert difference < 1e-3 * size
 
 
+def test_with_an_adapter_only_the_adapter_is_trained_and_the_reference_is_the_policy_without_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    settings = {"mask_truncated": False, "zero_variance": "keep", "entropy_coefficient": 0.1, "learning_rate": 1e-2}
+    trainer = grpo(registry, tmp_path, policy={"lora": {"rank": 4}}, **settings)
+    assert all("lora" in name for name in trainer.parameters)
+    assert trainer.make_step(2).numbers["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert trainer.make_step(2).numbers["kl"] > 1e-6
+
+
+def test_an_alarm_is_logged_and_counted(registry: Registry, tmp_path: Path) -> None:
+    trainer = grpo(registry, tmp_path, alarms={"window_steps": 1})
+    report = trainer.make_step(2)
+    report.numbers["rapr"] = 0.0
+    with Monitor(trainer.run, steps=1, done=0, trackers=("tensorboard",), title="grpo") as monitor:
+        trainer._record(report, monitor)
+    assert trainer.history.alarms["operation_collapse"] == 1
+    assert "only 0.0% of rollouts call an operation" in (tmp_path / "events.jsonl").read_text()
+    assert list((tmp_path / "trackers").rglob("events.out.tfevents*"))
+
+
 def test_a_group_of_equal_rewards_is_left_out_of_the_update(registry: Registry, tmp_path: Path) -> None:
     trainer = grpo(registry, tmp_path)  # cut after 24 tokens, all rollouts earn the same
     before = weights(trainer)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -51,7 +52,7 @@ from share.kernel.trainer.optimization import (
     trainable,
 )
 from share.kernel.trainer.prompts import PromptStream, build_task, held_out
-from share.kernel.trainer.scored import Scored, evaluated_items, scored_items, seen
+from share.kernel.trainer.scored import Scored, evaluated_items, mean, scored_items, seen
 
 GALLERY_PROMPTS = 12
 """Held-out prompts, and groups of the last step, that the gallery shows."""
@@ -92,6 +93,18 @@ class GRPOConfig(OptimizationConfig):
     """`component`: every component to zero mean and unit deviation in its group, then the weighted sum; `sum`: the sum
     is normalised; `center`: only its mean is subtracted (Dr. GRPO)."""
 
+    learning_rate: float = Field(default=3e-4, gt=0.0)
+    """Peak learning rate of AdamW. The default is for the starter policy; billions of weights want 1e-6, an adapter of
+    them 1e-5."""
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
+    """How the learning rate falls, if it does, to `learning_rate_end` at the last update."""
+    learning_rate_end: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Where cosine and linear end, as a share of the peak."""
+    decay_share: float = Field(default=0.3, gt=0.0, le=1.0)
+    """Share of the updates, the last ones, over which cosine and linear fall; before, the learning rate is constant."""
+    warmup_updates: int = Field(default=5, ge=0)
+    """Optimizer updates over which the learning rate rises linearly from near zero."""
+
     steps: int = Field(default=100, ge=1)
     """Steps of the run: rounds of rollouts, each followed by its updates."""
     prompts_per_step: int = Field(default=16, ge=1)
@@ -102,7 +115,7 @@ class GRPOConfig(OptimizationConfig):
     """Groups per forward and backward pass: bounds memory, does not change the update."""
     num_iterations: int = Field(default=1, ge=1)
     """Passes over the groups of a step."""
-    rollout: RolloutConfig = RolloutConfig()
+    rollout: RolloutConfig = RolloutConfig(group_size=8, turns_max=3, tokens_max=128)
     """How the policy is sampled; `rollout.group_size` rollouts per prompt."""
     mask_truncated: bool = True
     """Rollouts that were cut at turns_max or tokens_max neither pay nor cost (Mini-o3's over-turn masking)."""
@@ -121,6 +134,9 @@ class GRPOConfig(OptimizationConfig):
     kl_coefficient: float = Field(default=0.0, ge=0.0)
     """Weight of the KL divergence from the reference policy (the policy without its adapter; a frozen copy when all
     weights are trained)."""
+    measure_kl: bool = True
+    """Measure that divergence on one group a step also when its coefficient is 0. Where all weights are trained this
+    keeps a frozen copy of them in memory."""
     entropy_coefficient: float = Field(default=0.0, ge=0.0)
     """Weight of the entropy bonus."""
     layout: Layout = "packed"
@@ -224,7 +240,7 @@ class GRPOTrainer:
             config.normalization,
             curriculum if config.reward_curriculum else None,
         )
-        self.reference = ReferencePolicy(self.policy) if config.kl_coefficient else None
+        self.reference = ReferencePolicy(self.policy) if config.kl_coefficient or config.measure_kl else None
         self.parameters = trainable(self.policy.model)
         self.optimizer = adamw(self.parameters, config)
         self.stream = PromptStream(self.task, "train", run.seed)
@@ -306,7 +322,8 @@ class GRPOTrainer:
             for _ in range(self.config.num_iterations)
             for first in range(0, max(len(scored), 1), size)
         ]
-        return {name: sum(numbers[name] for numbers in updates) / len(updates) for name in updates[0]}
+        names = {name for numbers in updates for name in numbers}
+        return {name: mean([numbers[name] for numbers in updates if name in numbers]) for name in sorted(names)}
 
     def _update(self, batch: Sequence[Scored]) -> dict[str, float]:
         """One optimizer update on some groups, forward and backward a few groups at a time."""
@@ -314,7 +331,10 @@ class GRPOTrainer:
         rollouts = [each for scored in batch for each in scored.group.rollouts]
         size = UpdateSize(len(rollouts), sum(each.num_actions for each in rollouts), config.rollout.tokens_max)
         taught = [each for each in batch if config.zero_variance == "keep" or not each.rewards.zero_variance]
-        sums = dict.fromkeys(("loss", "kl", "kl_behavior", "clipped_low_share", "clipped_high_share"), 0.0)
+        sums = dict.fromkeys(("loss", "kl_behavior", "clipped_low_share", "clipped_high_share"), 0.0)
+        kl = self._kl(taught[:1]) if not config.kl_coefficient else None
+        if config.kl_coefficient:
+            sums["kl"] = 0.0
         tokens = 0
         for first in range(0, len(taught), config.prompts_per_forward):
             tokens += self._backward(taught[first : first + config.prompts_per_forward], size, sums)
@@ -322,16 +342,30 @@ class GRPOTrainer:
         norm = make_update(self.optimizer, config, learning_rate) if taught else 0.0
         self.update += 1
         means = {name: value if name == "loss" else value / max(tokens, 1) for name, value in sums.items()}
-        if not config.kl_coefficient:
-            del means["kl"]
-        return {**means, "gradient_norm": norm, "learning_rate": learning_rate}
+        return {**({} if kl is None else {"kl": kl}), **means, "gradient_norm": norm, "learning_rate": learning_rate}
+
+    def _kl(self, batch: Sequence[Scored]) -> float | None:
+        """KL divergence from the reference policy on some groups, nats per token (k3 estimate, as in the loss)."""
+        if self.reference is None or not batch:
+            return None
+        groups = [each.group for each in batch]
+        masks = [each.action_mask for group in groups for each in group.rollouts]
+        with torch.no_grad():
+            policy = [logprobs for logprobs, _ in token_logprobs(self.policy, groups, self.config.layout)]
+        reference = self.reference.token_logprobs(groups, self.config.layout)
+        towards = torch.cat(
+            [(one - other).cpu()[mask] for one, other, mask in zip(reference, policy, masks, strict=True)]
+        )
+        return float((towards.exp() - towards - 1.0).mean())
 
     def _backward(self, batch: Sequence[Scored], size: UpdateSize, sums: dict[str, float]) -> int:
         """Add the gradient of some groups of an update, and to `sums` what was measured; returns their tokens."""
         config = self.config
         groups = [each.group for each in batch]
         rollouts = [each for group in groups for each in group.rollouts]
-        reference = self.reference.token_logprobs(groups, config.layout) if self.reference is not None else None
+        reference = None
+        if self.reference is not None and config.kl_coefficient:
+            reference = self.reference.token_logprobs(groups, config.layout)
         logprobs, entropies = zip(*token_logprobs(self.policy, groups, config.layout), strict=True)
         part = policy_loss(
             config.loss,
@@ -349,7 +383,8 @@ class GRPOTrainer:
         )
         part.loss.backward()  # type: ignore[no-untyped-call]
         sums["loss"] += float(part.loss.detach())
-        sums["kl"] += part.kl
+        if reference is not None:
+            sums["kl"] += part.kl
         sums["clipped_low_share"] += part.clipped_low
         sums["clipped_high_share"] += part.clipped_high
         for each, logprob in zip(rollouts, logprobs, strict=True):

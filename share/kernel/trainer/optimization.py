@@ -30,7 +30,7 @@ class OptimizationConfig(ConfigModel):
     """Optimizer updates over which the learning rate rises linearly from near zero."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay per unit of learning rate, on tensors of two or more dimensions."""
-    adam_betas: tuple[float, float] = (0.9, 0.99)
+    adam_betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of AdamW's moments."""
     gradient_norm_max: float = Field(default=1.0, gt=0.0)
     """Gradients are scaled down to this global norm."""

@@ -97,6 +97,8 @@ class SFTConfig(OptimizationConfig):
         default_factory=lambda: ({"name": "ZOOM_IN", "side_min": 56, "side_max": 56},)  # type: ignore[arg-type]
     )
     """Visual operations that the demonstrations call."""
+    learning_rate: float = Field(default=3e-4, gt=0.0)
+    """Peak learning rate of AdamW. The default is for the starter policy; billions of weights want 1e-5."""
     stages: tuple[SFTStage, ...] = Field(default=(SFTStage(name="imitate", steps_max=200),), min_length=1)
     """Stages in order. The next one opens when the gate of the one before is reached on held-out prompts."""
     harm: HarmRules = HarmRules()
@@ -108,7 +110,7 @@ class SFTConfig(OptimizationConfig):
     """Demonstrations per forward and backward pass: bounds memory, does not change the update."""
     layout: Layout = "packed"
     """Forward pass: shared tokens once, or one padded row per demonstration. Same loss."""
-    rollout: RolloutConfig = RolloutConfig()
+    rollout: RolloutConfig = RolloutConfig(turns_max=3, tokens_max=128)
     """How the policy is sampled in the evaluation, which is greedy."""
 
     evaluate_every: int = Field(default=50, ge=1)
