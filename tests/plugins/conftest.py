@@ -63,7 +63,7 @@ class Environment:
     photo: Path
 
     def run(self, *argv: str, check: bool = False, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([self.python, *argv], capture_output=True, text=True, check=check, cwd=cwd, timeout=120)
+        return subprocess.run([self.python, *argv], capture_output=True, text=True, check=check, cwd=cwd, timeout=500)
 
     def kernel(self, *argv: str) -> subprocess.CompletedProcess[str]:
         return self.run("-m", "share.kernel", *argv)

@@ -264,4 +264,12 @@ def _position(x: float, y: float) -> str:
     return f"{upright} and to the {sideways}" if upright else f"to the {sideways}"
 
 
-__all__ = ["Comparison", "GetProperties", "GetPropertiesArguments", "GetPropertiesConfig", "Properties", "Selection"]
+__all__ = [
+    "Comparison",
+    "GetProperties",
+    "GetPropertiesArguments",
+    "GetPropertiesConfig",
+    "Properties",
+    "Selection",
+    "compared",
+]

@@ -123,4 +123,4 @@ def _overlay(view: View, mask: Mask) -> Pixels:
     return draw_mask(view.pixels, shown)
 
 
-__all__ = ["CANDIDATES", "SegmentObjectAt", "SegmentObjectAtArguments", "SegmentObjectAtConfig"]
+__all__ = ["CANDIDATES", "SegmentObjectAt", "SegmentObjectAtArguments", "SegmentObjectAtConfig", "Segmenter"]

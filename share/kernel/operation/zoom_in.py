@@ -104,4 +104,4 @@ def resized(native: Pixels, cut: NativeBox, width: int, height: int) -> tuple[Pi
     return pixels, (x1, y1, x2, y2)
 
 
-__all__ = ["ZoomIn", "ZoomInArguments", "ZoomInConfig"]
+__all__ = ["ZoomIn", "ZoomInArguments", "ZoomInConfig", "resized"]
