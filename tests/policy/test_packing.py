@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from share.kernel.contracts.task import Prompt
 from share.kernel.errors import ImageTokenMismatch
 from share.kernel.media.operator import Operator
-from share.kernel.policy.attention import Branch, TreePlan, grouped_attention
+from share.kernel.policy.attention import Branch, TreePlan, grouped_attention, image_attention
 from share.kernel.policy.loading import LoRAConfig, Policy, PolicyConfig, load_policy
 from share.kernel.policy.logprobs import head_logprobs, token_logprobs
 from share.kernel.policy.packing import pack
@@ -37,6 +38,14 @@ def plain_logprobs(policy: Policy, each: Rollout) -> tuple[torch.Tensor, torch.T
     return logprobs * each.action_mask, -(every.exp() * every).sum(-1) * each.action_mask
 
 
+def plain_of(policy: Policy) -> Policy:
+    """The same weights with transformers' own eager attention, without anything of ours in the model."""
+    plain = load_policy(policy.config.model_copy(update={"attention": "eager"}))
+    assert plain.backbone is None
+    plain.model.load_state_dict(policy.model.state_dict())
+    return plain
+
+
 def gradients(policy: Policy, results: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """The gradient of some loss of all results, flat."""
     loss = torch.zeros(())
@@ -48,13 +57,14 @@ def gradients(policy: Policy, results: list[tuple[torch.Tensor, torch.Tensor]]) 
     return torch.cat([each.grad.flatten() for each in policy.model.parameters() if each.grad is not None])
 
 
-def assert_equal(
-    policy: Policy, mine: list[tuple[torch.Tensor, torch.Tensor]], plain: list[tuple[torch.Tensor, torch.Tensor]]
-) -> None:
+def assert_plain(policy: Policy, rollouts: Sequence[Rollout], mine: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """The numbers and gradients of `mine` are those of the plain forward."""
+    oracle = plain_of(policy)
+    plain = [plain_logprobs(oracle, each) for each in rollouts]
     for (logprobs, entropies), (plain_logprob, plain_entropy) in zip(mine, plain, strict=True):
         torch.testing.assert_close(logprobs, plain_logprob, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(entropies, plain_entropy, rtol=1e-5, atol=1e-5)
-    gradient, plain_gradient = gradients(policy, mine), gradients(policy, plain)
+    gradient, plain_gradient = gradients(policy, mine), gradients(oracle, plain)
     assert float(plain_gradient.norm()) > 1e-2
     assert float((gradient - plain_gradient).norm() / plain_gradient.norm()) < 1e-5
     assert float((gradient - plain_gradient).abs().max()) < 1e-4
@@ -68,13 +78,12 @@ def groups(caller: Policy, prompts: list[Prompt], operator_of: Callable[[Policy]
 def test_packed_equals_the_plain_forward_of_every_rollout(caller: Policy, groups: list[Group]) -> None:
     rollouts = [each for group in groups for each in group.rollouts]
     assert sum(len(each.completion_images) for each in rollouts) > len(rollouts) / 2, "operations are in the loop"
-    plain = [plain_logprobs(caller, each) for each in rollouts]
-    assert_equal(caller, token_logprobs(caller, groups, "packed"), plain)
+    assert_plain(caller, rollouts, token_logprobs(caller, groups, "packed"))
 
 
 def test_padded_equals_the_plain_forward_of_every_rollout(caller: Policy, groups: list[Group]) -> None:
-    plain = [plain_logprobs(caller, each) for group in groups for each in group.rollouts]
-    assert_equal(caller, token_logprobs(caller, groups, "padded"), plain)
+    rollouts = [each for group in groups for each in group.rollouts]
+    assert_plain(caller, rollouts, token_logprobs(caller, groups, "padded"))
 
 
 def test_packed_equals_the_plain_forward_at_another_temperature(
@@ -82,8 +91,8 @@ def test_packed_equals_the_plain_forward_at_another_temperature(
 ) -> None:
     config = CONFIG.model_copy(update={"temperature": 0.7, "tokens_max": 24})
     groups = rollout(policy, prompts[:2], operator_of(policy), config, RolloutKey(0, 0))
-    plain = [plain_logprobs(policy, each) for group in groups for each in group.rollouts]
-    assert_equal(policy, token_logprobs(policy, groups), plain)
+    rollouts = [each for group in groups for each in group.rollouts]
+    assert_plain(policy, rollouts, token_logprobs(policy, groups))
 
 
 def test_an_adapter_gets_the_gradients_of_the_plain_forward(
@@ -94,8 +103,7 @@ def test_an_adapter_gets_the_gradients_of_the_plain_forward(
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    plain = [plain_logprobs(policy, each) for each in groups[0].rollouts]
-    assert_equal(policy, token_logprobs(policy, groups[:1]), plain)
+    assert_plain(policy, groups[0].rollouts, token_logprobs(policy, groups[:1]))
     reference = ReferencePolicy(policy).token_logprobs(groups[:1])
     without = token_logprobs(caller, groups[:1])
     for mine, (theirs, _) in zip(reference, without, strict=True):
@@ -171,6 +179,17 @@ def test_a_tree_of_branches_attends_as_a_square_mask_would() -> None:
     mine = TreePlan(branches, torch.device("cpu"), torch.float32).attend(query, key, value, None)
     mask = torch.zeros(1, 1, 16, 16).masked_fill(~seen, torch.finfo(torch.float32).min)
     torch.testing.assert_close(mine, grouped_attention(query, key, value, mask, None).transpose(1, 2))
+
+
+def test_images_attend_within_themselves_whatever_their_sizes() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 4, 24, 8)
+    for bounds in ([0, 8, 16, 24], [0, 4, 16, 20, 24]):
+        mine, _ = image_attention(torch.nn.Module(), query, key, value, None, torch.tensor(bounds))
+        for first, stop in itertools.pairwise(bounds):
+            part = (each[:, :, first:stop] for each in (query, key, value))
+            plain = torch.nn.functional.scaled_dot_product_attention(*part)
+            torch.testing.assert_close(mine[:, first:stop], plain.transpose(1, 2))
 
 
 def test_the_head_in_chunks_has_the_gradient_of_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Attention over shared prefixes: one token stream whose branches see their own past, and kept keys while decoding.
 
-Registered with transformers as the attention implementation `pixelis`. A forward that is given a `plan` runs it; one
-without is transformers' own `sdpa`.
+Registered with transformers as the attention implementations `pixelis` of language models (a forward that is given a
+`plan` runs it; one without is transformers' own `sdpa`) and `pixelis_flash_images` of vision towers, which computes
+images of equal size together, where `sdpa` computes them one by one.
 
 Legend: T tokens of the stream, N branches, Q and K the longest own part and the longest path of a branch, H heads,
 V key-value heads, D head dimension.
@@ -9,6 +10,7 @@ V key-value heads, D head dimension.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +22,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "pixelis"
-"""The name under which transformers finds this attention."""
+"""The name under which transformers finds the attention of language models."""
+
+NAME_IMAGES = "pixelis_flash_images"
+"""That of vision towers. Only an attention with "flash" in its name is handed all images at once."""
 
 _SIZES = (8, 32, 128)
 """Branches are computed together with others whose own part has a similar length: up to 8, 32, 128, more tokens."""
@@ -145,6 +150,44 @@ def shared_attention(
     return attended
 
 
+def image_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    cu_seq_lens_q: torch.Tensor,
+    scaling: float | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each image (or window of one): all of equal length in one call.
+
+    `query`, `key`, `value` [1, H, T, D]; `cu_seq_lens_q` the boundaries of the images in T.
+    """
+    bounds = cu_seq_lens_q.tolist()
+    by_length: dict[int, list[int]] = {}
+    for first, stop in itertools.pairwise(bounds):
+        by_length.setdefault(stop - first, []).append(first)
+    heads, width = query.shape[1], query.shape[3]
+    if len(by_length) == 1:
+        length = next(iter(by_length))
+        folded = (each[0].view(heads, -1, length, width).transpose(0, 1) for each in (query, key, value))
+        attended = scaled_dot_product_attention(*folded, scale=scaling)
+        return attended.transpose(1, 2).reshape(1, -1, heads, width), None
+    pieces, order = [], []
+    for length, firsts in by_length.items():
+        starts = torch.tensor(firsts, device=query.device)
+        places = (starts[:, None] + torch.arange(length, device=query.device)).flatten()
+        chosen = (
+            each[0].index_select(1, places).view(heads, -1, length, width).transpose(0, 1)
+            for each in (query, key, value)
+        )
+        attended = scaled_dot_product_attention(*chosen, scale=scaling)
+        pieces.append(attended.transpose(1, 2).reshape(-1, heads, width))
+        order.append(places)
+    return torch.cat(pieces).index_select(0, torch.cat(order).argsort())[None], None
+
+
 def _bucket(branches: Sequence[Branch], device: torch.device, dtype: torch.dtype) -> _Bucket:
     lengths = [branch.stop - branch.start for branch in branches]
     pasts = [len(branch.past) for branch in branches]
@@ -189,5 +232,16 @@ def _attend(
 
 AttentionInterface.register(NAME, shared_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(NAME_IMAGES, image_attention)
 
-__all__ = ["NAME", "Branch", "CachePlan", "Plan", "TreePlan", "grouped_attention", "shared_attention"]
+__all__ = [
+    "NAME",
+    "NAME_IMAGES",
+    "Branch",
+    "CachePlan",
+    "Plan",
+    "TreePlan",
+    "grouped_attention",
+    "image_attention",
+    "shared_attention",
+]

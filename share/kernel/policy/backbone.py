@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from share.kernel.policy.attention import NAME, Plan
+from share.kernel.policy.attention import NAME, NAME_IMAGES, Plan
 from share.kernel.policy.images import EncodedImage
 
 _FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -29,6 +29,7 @@ class Backbone:
         self.merge = int(model.config.vision_config.spatial_merge_size)
         self.width = int(model.config.text_config.hidden_size)
         model.config.text_config._attn_implementation = NAME
+        model.config.vision_config._attn_implementation = NAME_IMAGES
 
     @staticmethod
     def fits(model: Any) -> bool:
