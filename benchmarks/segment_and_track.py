@@ -50,14 +50,14 @@ def flood_grabcut(pixels: Pixels, x: int, y: int) -> Mask:
     flooded = np.zeros((pixels.shape[0] + 2, pixels.shape[1] + 2), np.uint8)
     flags = 4 | (255 << 8) | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE
     cv2.floodFill(smooth, flooded, (x, y), (0, 0, 0), (40, 40, 40), (40, 40, 40), flags)
-    filled = flooded[1:-1, 1:-1] > 0
     kernel = np.ones((5, 5), np.uint8)
-    filled = cv2.morphologyEx(filled.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    labels = np.full(filled.shape, cv2.GC_BGD, np.uint8)
+    filled = cv2.morphologyEx(flooded[1:-1, 1:-1], cv2.MORPH_CLOSE, kernel)
+    labels = np.full(pixels.shape[:2], cv2.GC_BGD, np.uint8)
     labels[cv2.dilate(filled, kernel, iterations=4) > 0] = cv2.GC_PR_BGD
     labels[filled > 0] = cv2.GC_PR_FGD
     labels[y, x] = cv2.GC_FGD
-    cv2.grabCut(pixels, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(pixels, labels, (0, 0, 1, 1), *models, 2, cv2.GC_INIT_WITH_MASK)
     return np.asarray((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
 
 

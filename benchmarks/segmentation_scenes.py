@@ -154,7 +154,8 @@ def _coins(pixels: Pixels) -> tuple[Mask, ...]:
 
     grey = pixels[..., 0]
     markers = np.where(grey < 30, 1, np.where(grey > 150, 2, 0))
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(watershed(sobel(grey), markers) - 1))
+    filled = watershed(sobel(grey), markers)  # type: ignore[no-untyped-call]
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(filled - 1))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return tuple(labels == label for label in np.argsort(sizes)[::-1][:24])
@@ -169,7 +170,7 @@ def _texture(rng: np.random.Generator, height: int, width: int, colour: NDArray[
     elif kind == 1:
         pattern = np.sign(np.sin(x * 2 * np.pi / period) * np.sin(y * 2 * np.pi / period))
     else:
-        pattern = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), rng.uniform(0.8, 3))
+        pattern = np.asarray(cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), rng.uniform(0.8, 3)))
         pattern /= pattern.std() * 1.5
     noise = rng.normal(0, rng.uniform(2, 8), (height, width, 3))
     return np.asarray(colour + rng.uniform(8, 25) * pattern[..., None] * rng.uniform(0.6, 1, 3) + noise)

@@ -44,8 +44,34 @@ class Candidate:
 def segment(pixels: Pixels, x: int, y: int, count: int = 3) -> list[Candidate]:
     """At most `count` candidates for the object at column x, row y of uint8 [height, width, 3] RGB, the best first.
 
-    There is always one, possibly the whole picture, and each holds the point.
+    There is always one, possibly the whole picture, and each holds the point. A picture that has to be reduced is also
+    looked at through a window of its own pixels around the point, where small and thin things are not yet gone.
     """
+    found = _candidates(pixels, x, y, count)
+    if max(pixels.shape[:2]) > SIDE_MAX:
+        left, top = (_begin(at, size) for at, size in ((x, pixels.shape[1]), (y, pixels.shape[0])))
+        window = np.ascontiguousarray(pixels[top : top + SIDE_MAX, left : left + SIDE_MAX])
+        for candidate in _candidates(window, x - left, y - top, count):
+            mask = np.zeros(pixels.shape[:2], np.bool_)
+            mask[top : top + SIDE_MAX, left : left + SIDE_MAX] = candidate.mask
+            found.append(Candidate(mask, candidate.confidence))
+        found.sort(key=lambda candidate: -candidate.confidence)
+    chosen: list[Candidate] = []
+    for candidate in found:
+        if len(chosen) < count and all(_iou(candidate.mask, other.mask) < SAME for other in chosen):
+            chosen.append(candidate)
+    return chosen
+
+
+def _begin(at: int, size: int) -> int:
+    return min(max(0, at - SIDE_MAX // 2), max(0, size - SIDE_MAX))
+
+
+def _iou(one: Mask, other: Mask) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def _candidates(pixels: Pixels, x: int, y: int, count: int) -> list[Candidate]:
     chain = partition(pixels, x, y)
     scores = predicted_iou(features(chain))
     chosen: list[int] = []
@@ -89,7 +115,7 @@ def partition(pixels: Pixels, x: int, y: int) -> Chain:
     height, width = small.shape[:2]
     column = min(width - 1, int((x + 0.5) * width / pixels.shape[1]))
     row = min(height - 1, int((y + 0.5) * height / pixels.shape[0]))
-    smooth = cv2.bilateralFilter(cv2.medianBlur(small, 3), 7, 40, 5)
+    smooth = np.asarray(cv2.bilateralFilter(cv2.medianBlur(small, 3), 7, 40, 5), dtype=np.uint8)
     lab = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB), dtype=np.uint8)
     labels = _regions(smooth)
     sizes = np.bincount(labels.ravel()).astype(np.float64)
@@ -266,9 +292,10 @@ def _borders(
     other = np.concatenate([places[:, 1:].ravel(), places[1:].ravel()])[apart]
     colours = lab.reshape(-1, 3).astype(np.int32)
     step = np.abs(colours[one] - colours[other]).sum(axis=1).astype(np.float64)
-    keys, index = np.unique(np.minimum(here, there) * num + np.maximum(here, there), return_inverse=True)
+    pairs = np.minimum(here, there) * num + np.maximum(here, there)
+    keys, index = np.unique(pairs.astype(np.int64), return_inverse=True)
     lengths = np.bincount(index, minlength=len(keys)).astype(np.float64)
-    return keys // num, keys % num, lengths, np.bincount(index, step, len(keys))
+    return keys // num, keys % num, lengths, np.asarray(np.bincount(index, step, len(keys)), dtype=np.float64)
 
 
 def _merged(

@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from share.kernel.contracts.vision import Box, Pixels
@@ -60,7 +58,15 @@ class Track:
         return self.box is None
 
 
-def track(frames: Sequence[Pixels], box: Box, start: int = 0) -> list[Track]:
+class Frames(Protocol):
+    """A list or tuple of frames, or something that makes each when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Pixels: ...
+
+
+def track(frames: Frames, box: Box, start: int = 0) -> list[Track]:
     """The object in `box` of frame `start`, followed to the end and back to the beginning. One Track per frame.
 
     Frames are uint8 [height, width, 3] RGB of one size.
@@ -295,10 +301,10 @@ def _follow(
     there, seen, _ = cv2.calcOpticalFlowPyrLK(before, after, points, guess.copy(), **settings)
     back, returned, _ = cv2.calcOpticalFlowPyrLK(after, before, there, points.copy(), **settings)
     ok = (seen.ravel() > 0) & (returned.ravel() > 0) & (np.abs(back - points).max(axis=1) < tolerance)
-    return there, ok
+    return np.asarray(there, dtype=np.float32), np.asarray(ok, dtype=np.bool_)
 
 
-def _similarity(flat: NDArray[np.float64], there: NDArray[np.float64], tolerance: float) -> Affine | None:
+def _similarity(flat: NDArray[np.float64], there: NDArray[np.floating], tolerance: float) -> Affine | None:
     """The pose that takes points around the object's centre to points of the frame, by RANSAC."""
     found, used = cv2.estimateAffinePartial2D(
         flat.astype(np.float32), there.astype(np.float32), method=cv2.RANSAC,
@@ -320,7 +326,7 @@ def _levelled(seen: NDArray[np.float32], template: NDArray[np.float32]) -> Grey:
     """The picture with the template's mean and spread, so that light does not look like motion."""
     core, target = _core(seen), _core(template)
     gain = np.clip((float(target.std()) + 3) / (float(core.std()) + 3), 0.4, 2.5)
-    return np.clip((seen - core.mean()) * gain + target.mean(), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((seen - core.mean()) * gain + target.mean(), 0, 255), dtype=np.uint8)
 
 
-__all__ = ["FOUND", "Track", "Tracker", "track"]
+__all__ = ["FOUND", "Frames", "Track", "Tracker", "track"]
