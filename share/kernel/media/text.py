@@ -159,7 +159,9 @@ class _Models:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
-            options.enable_cpu_mem_arena = False  # widths differ from call to call; an arena keeps the sum of them
+            # Widths differ from call to call; an arena and memory patterns would keep something for each of them.
+            options.enable_cpu_mem_arena = False
+            options.enable_mem_pattern = False
             return onnxruntime.InferenceSession(str(files[-1]), options, providers=["CPUExecutionProvider"])
 
         recogniser = session("PP-OCRv*_rec_*.onnx")
