@@ -280,7 +280,7 @@ def _line(mistake: Any) -> str:
         return f"{path}: is needed; set {path}=…"
     if mistake["type"] in ("unknown_key", "choice"):
         return f"{path}: {message}"
-    return " ".join(f"{path}: {message[:1].lower()}{message[1:]}, not {mistake['input']!r:.80}".split())
+    return " ".join(f"{path}: {message[:1].lower()}{message[1:]} (given: {mistake['input']!r:.80})".split())
 
 
 __all__ = [

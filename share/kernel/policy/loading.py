@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from share.kernel.config import ConfigModel
 from share.kernel.errors import PolicyError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from share.kernel.contracts.vision import Pixels
 
 STARTER = Path(__file__).parent / "starter"
+_REMEDY = "point it at a Hugging Face model directory on this disk; nothing is downloaded"
 
 
 class LoRAConfig(ConfigModel):
@@ -68,6 +69,13 @@ class PolicyConfig(ConfigModel):
     """Largest area of an image as it is shown, in pixels; the directory's own when not set."""
     system: str | None = None
     """System message; when not set, how to write an answer, unless the tokenizer was made for this format."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_policy_directory(cls, value: str | None) -> str | None:
+        if value is not None and not (Path(value) / "config.json").is_file():
+            raise ValueError(f"holds no config.json; {_REMEDY}")
+        return value
 
 
 class Policy:
@@ -156,8 +164,7 @@ def load_policy(config: PolicyConfig) -> Policy:
 
     directory = Path(config.path) if config.path is not None else STARTER
     if not (directory / "config.json").is_file():
-        remedy = "point it at a Hugging Face model directory on this disk; nothing is downloaded"
-        raise PolicyError(f"policy.path: {directory} holds no config.json; {remedy}")
+        raise PolicyError(f"policy.path: {directory} holds no config.json; {_REMEDY}")
     device = _device(config.device)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
