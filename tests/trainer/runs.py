@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -50,16 +49,14 @@ def run_dir_of(workdir: Path, process: subprocess.Popen[bytes]) -> Path:
     raise AssertionError(f"ended with {process.returncode} before it had a run directory")
 
 
-def kill_after(process: subprocess.Popen[bytes], run_dir: Path, steps: int, delay_s: float) -> bool:
-    """SIGKILL `delay_s` after the process has recorded `steps` more steps; False when it had ended before."""
+def signal_after(process: subprocess.Popen[bytes], run_dir: Path, steps: int, delay_s: float, number: int) -> int:
+    """Send a signal `delay_s` after the process has recorded `steps` more steps; returns how it ended."""
     seen = len(steps_of(run_dir))
     while process.poll() is None and len(steps_of(run_dir)) < seen + steps:
         time.sleep(0.005)
     time.sleep(delay_s)
-    alive = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return alive
+    process.send_signal(number)
+    return process.wait()
 
 
 def steps_of(run_dir: Path) -> list[int]:

@@ -356,7 +356,7 @@ class GRPOTrainer:
         towards = torch.cat(
             [(one - other).cpu()[mask] for one, other, mask in zip(reference, policy, masks, strict=True)]
         )
-        return float((towards.exp() - towards - 1.0).mean())
+        return float((towards.double().expm1() - towards).mean())
 
     def _backward(self, batch: Sequence[Scored], size: UpdateSize, sums: dict[str, float]) -> int:
         """Add the gradient of some groups of an update, and to `sums` what was measured; returns their tokens."""
@@ -388,8 +388,8 @@ class GRPOTrainer:
         sums["clipped_low_share"] += part.clipped_low
         sums["clipped_high_share"] += part.clipped_high
         for each, logprob in zip(rollouts, logprobs, strict=True):
-            ratio = (logprob.detach().cpu() - each.behavior_logprobs)[each.action_mask]
-            sums["kl_behavior"] += float((ratio.exp() - ratio - 1.0).sum())
+            ratio = (logprob.detach().cpu().double() - each.behavior_logprobs)[each.action_mask]
+            sums["kl_behavior"] += float((ratio.expm1() - ratio).sum())
         return part.tokens
 
     def _score(self, group: Group) -> Scored:
