@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,49 +16,9 @@ from share.kernel.operation.zoom_in import ZoomIn, ZoomInConfig
 from share.kernel.policy.loading import STARTER, Policy, PolicyConfig, load_policy
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.rollout import teacher_forced
+from tests.policy.models import TEXT, VISION, special_tokens, write_policy
 
 torch.set_num_threads(1)
-
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 3, 3]},
-    "tie_word_embeddings": True,
-    "initializer_range": 0.1,
-}
-VISION = {
-    "depth": 2,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_heads": 4,
-    "out_hidden_size": 64,
-    "fullatt_block_indexes": [1],
-    "window_size": 56,
-    "initializer_range": 0.1,
-}
-
-
-def special_tokens(tokenizer: Any) -> dict[str, int]:
-    token = tokenizer.convert_tokens_to_ids
-    return {
-        "image_token_id": token("<|image_pad|>"),
-        "video_token_id": token("<|video_pad|>"),
-        "vision_start_token_id": token("<|vision_start|>"),
-        "vision_end_token_id": token("<|vision_end|>"),
-    }
-
-
-def write_policy(directory: Path, model: Any, tokenizer: Any, **preprocessor: Any) -> Path:
-    """A policy directory as transformers would write it."""
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    settings = json.loads((STARTER / "preprocessor_config.json").read_text()) | preprocessor
-    (directory / "preprocessor_config.json").write_text(json.dumps(settings))
-    return directory
 
 
 @pytest.fixture(scope="session")

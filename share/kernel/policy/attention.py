@@ -171,18 +171,18 @@ def image_attention(
     heads, width = query.shape[1], query.shape[3]
     if len(by_length) == 1:
         length = next(iter(by_length))
-        folded = (each[0].view(heads, -1, length, width).transpose(0, 1) for each in (query, key, value))
-        attended = scaled_dot_product_attention(*folded, scale=scaling)
+        q, k, v = (each[0].view(heads, -1, length, width).transpose(0, 1) for each in (query, key, value))
+        attended = scaled_dot_product_attention(q, k, v, scale=scaling)
         return attended.transpose(1, 2).reshape(1, -1, heads, width), None
     pieces, order = [], []
     for length, firsts in by_length.items():
         starts = torch.tensor(firsts, device=query.device)
         places = (starts[:, None] + torch.arange(length, device=query.device)).flatten()
-        chosen = (
+        q, k, v = (
             each[0].index_select(1, places).view(heads, -1, length, width).transpose(0, 1)
             for each in (query, key, value)
         )
-        attended = scaled_dot_product_attention(*chosen, scale=scaling)
+        attended = scaled_dot_product_attention(q, k, v, scale=scaling)
         pieces.append(attended.transpose(1, 2).reshape(-1, heads, width))
         order.append(places)
     return torch.cat(pieces).index_select(0, torch.cat(order).argsort())[None], None

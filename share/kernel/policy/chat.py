@@ -40,6 +40,8 @@ For each function call, return a json object with function name and arguments wi
 {{"name": <function-name>, "arguments": <args-json-object>}}
 </tool_call>"""
 
+_MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<answer>", "</answer>")
+
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _MARK = "\u241fmark\u241f"
@@ -69,19 +71,29 @@ class Chat:
     """Turns of a conversation to token ids and back, for one tokenizer and chat template.
 
     `system` is the system message, None for the default: how to answer, unless the tokenizer has `<answer>` as a token
-    of its own, which only one made for this format has.
+    of its own, which only one made for this format has. `image_text` is what the template writes for an image and what
+    is to be written instead, with one image token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token_id: int, system: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_token_id: int,
+        system: str | None = None,
+        image_text: tuple[str, str] | None = None,
+    ) -> None:
         if not tokenizer.chat_template:
             raise PolicyError(f"{tokenizer.name_or_path}: its tokenizer has no chat template")
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
+        self.image_text = image_text
         knows_format = len(tokenizer.encode("<answer>", add_special_tokens=False)) == 1
         self.system = system if system is not None else ("" if knows_format else ANSWER_INSTRUCTION)
         self.template_takes_tools = self._takes_tools()
         self.template_takes_observations = "tool_response" in str(tokenizer.chat_template)
         self.end_id, self._end = self._end_of_turn()
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._control = sorted({*special, *_MARKS, str(tokenizer.convert_ids_to_tokens(image_token_id))})
         self._observations = {has_image: self._observation(has_image) for has_image in (False, True)}
 
     def prompt(self, question: str, num_images: int, schemas: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -123,14 +135,15 @@ class Chat:
 
     def _render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
         render: Any = self.tokenizer.apply_chat_template
-        return str(render(messages, tools=tools, tokenize=False, add_generation_prompt=True))
+        text = str(render(messages, tools=tools, tokenize=False, add_generation_prompt=True))
+        return text.replace(*self.image_text) if self.image_text is not None else text
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _harmless(self, text: str) -> str:
         """An observation's text without control tokens: text that was read may hold `<|im_end|>`, and ends no turn."""
-        for token in self.tokenizer.all_special_tokens:
+        for token in self._control:
             text = text.replace(token, f"{token[:1]} {token[1:]}")
         return text
 
@@ -162,8 +175,10 @@ class Chat:
 
     def _end_of_turn(self) -> tuple[int, str]:
         """The token that ends the policy's turn, found by rendering one."""
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
-        rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+        asked = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+        messages = [asked, {"role": "assistant", "content": _MARK}]
+        render: Any = self.tokenizer.apply_chat_template
+        rendered = render(messages, tokenize=False, add_generation_prompt=False)
         ids = self._ids(str(rendered).partition(_MARK)[2].lstrip())
         if not ids:
             raise PolicyError(f"{self.tokenizer.name_or_path}: its chat template does not end a turn with a token")

@@ -1,7 +1,8 @@
-"""Images as a policy sees them: resized to whole tokens, then cut into the patches of Qwen2-VL's image processor.
+"""Images as a policy sees them: resized, then as the numbers that its vision tower is given.
 
-The arithmetic is that of transformers' `Qwen2VLImageProcessorPil`, which a test compares; here the resized image is a
-value of its own, because operations take coordinates in its pixels.
+The resized image is a value of its own, because operations take coordinates in its pixels. `PatchEncoder` is the
+arithmetic of transformers' `Qwen2VLImageProcessorPil`, which a test compares: sides are multiples of a token's, and
+the aspect is kept. `SquareEncoder` is for families whose images all have one size (LLaVA, Gemma 3).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -29,8 +30,9 @@ ASPECT_MAX = 200.0
 class EncodedImage:
     """What the vision tower is given of one image.
 
-    `pixel_values` float32[patches, channels * temporal_patch * patch * patch], `grid_thw` int64[3] in patches,
-    `num_tokens` the image tokens it becomes. `digest` identifies the pixels: equal images are encoded once.
+    `pixel_values` float32[patches, channels * temporal_patch * patch * patch] of a `PatchEncoder`, float32[1, 3, side,
+    side] of a `SquareEncoder`; `grid_thw` int64[3] in patches; `num_tokens` the image tokens it becomes. `digest`
+    identifies the pixels: equal images are encoded once.
     """
 
     pixel_values: torch.Tensor
@@ -39,9 +41,29 @@ class EncodedImage:
     digest: bytes
 
 
+class ImageEncoder(Protocol):
+    """Makes the images of a policy."""
+
+    def fit(self, pixels: Pixels) -> Pixels:
+        """The image (uint8 HWC RGB) resized to what the policy is shown. Raises MediaError when it cannot be."""
+        ...
+
+    def encode(self, pixels: Pixels) -> EncodedImage:
+        """What the vision tower is given of a fitted image (uint8 HWC RGB)."""
+        ...
+
+    def model_inputs(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
+        """The images as arguments of the model's own forward."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What preprocessor_config.json says about it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class ImageEncoder:
-    """Resizes and cuts images. `pixels_min` and `pixels_max` bound the area of the resized image, in pixels."""
+class PatchEncoder:
+    """Qwen-VL's images. `pixels_min` and `pixels_max` bound the area of the resized image, in pixels."""
 
     pixels_min: int
     pixels_max: int
@@ -91,11 +113,10 @@ class ImageEncoder:
             pixel_values=torch.from_numpy(blocks.reshape(rows * columns, -1)),
             grid_thw=torch.tensor([1, rows, columns]),
             num_tokens=rows * columns // self.merge**2,
-            digest=hashlib.blake2b(pixels.tobytes(), digest_size=16, key=f"{height}x{width}".encode()).digest(),
+            digest=_digest(pixels),
         )
 
     def model_inputs(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
-        """The images as arguments of the model's own forward."""
         if not images:
             return {}
         return {
@@ -103,5 +124,66 @@ class ImageEncoder:
             "image_grid_thw": torch.stack([image.grid_thw for image in images]),
         }
 
+    def settings(self) -> dict[str, Any]:
+        return {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            **_settings(self.mean, self.std),
+            "min_pixels": self.pixels_min,
+            "max_pixels": self.pixels_max,
+            "patch_size": self.patch,
+            "merge_size": self.merge,
+            "temporal_patch_size": self.temporal_patch,
+        }
 
-__all__ = ["ASPECT_MAX", "EncodedImage", "ImageEncoder"]
+
+@dataclass(frozen=True, slots=True)
+class SquareEncoder:
+    """Images of one size: `side` px high and wide, whatever they were, and `num_tokens` tokens each."""
+
+    kind: str
+    side: int
+    num_tokens: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def fit(self, pixels: Pixels) -> Pixels:
+        if pixels.shape[:2] == (self.side, self.side):
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize((self.side, self.side), Image.Resampling.BICUBIC))
+
+    def encode(self, pixels: Pixels) -> EncodedImage:
+        values = (pixels / 255.0 - np.asarray(self.mean)) / np.asarray(self.std)
+        return EncodedImage(
+            pixel_values=torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)),
+            grid_thw=torch.tensor([1, self.side, self.side]),
+            num_tokens=self.num_tokens,
+            digest=_digest(pixels),
+        )
+
+    def model_inputs(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.cat([image.pixel_values for image in images])} if images else {}
+
+    def settings(self) -> dict[str, Any]:
+        size = {"height": self.side, "width": self.side}
+        return {"image_processor_type": self.kind, **_settings(self.mean, self.std), "size": size}
+
+
+def _settings(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    return {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "rescale_factor": 1 / 255,
+        "resample": 3,
+    }
+
+
+def _digest(pixels: Pixels) -> bytes:
+    shape = "x".join(map(str, pixels.shape)).encode()
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=shape).digest()
+
+
+__all__ = ["ASPECT_MAX", "EncodedImage", "ImageEncoder", "PatchEncoder", "SquareEncoder"]

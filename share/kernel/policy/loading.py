@@ -10,7 +10,7 @@ import copy
 import inspect
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from share.kernel.config import ConfigModel
 from share.kernel.errors import PolicyError
 from share.kernel.policy.backbone import Backbone
 from share.kernel.policy.chat import Chat
-from share.kernel.policy.images import ImageEncoder
+from share.kernel.policy.images import ImageEncoder, PatchEncoder, SquareEncoder
 
 if TYPE_CHECKING:
     from share.kernel.contracts.vision import Pixels
@@ -138,22 +138,7 @@ class Policy:
             model = copy.deepcopy(model).merge_and_unload()
         model.save_pretrained(directory, safe_serialization=True)
         self.tokenizer.save_pretrained(directory)
-        settings = {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "do_convert_rgb": True,
-            "do_resize": True,
-            "do_rescale": True,
-            "do_normalize": True,
-            "image_mean": list(self.images.mean),
-            "image_std": list(self.images.std),
-            "rescale_factor": 1 / 255,
-            "resample": 3,
-            "min_pixels": self.images.pixels_min,
-            "max_pixels": self.images.pixels_max,
-            "patch_size": self.images.patch,
-            "merge_size": self.images.merge,
-            "temporal_patch_size": self.images.temporal_patch,
-        }
+        settings = self.images.settings()
         (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -170,7 +155,7 @@ def load_policy(config: PolicyConfig) -> Policy:
     try:
         settings = AutoConfig.from_pretrained(directory, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        images = read_image_encoder(directory, config)
+        images = read_image_encoder(directory, config, settings)
         model: Any = AutoModelForImageTextToText.from_pretrained(
             directory,
             config=settings,
@@ -180,38 +165,63 @@ def load_policy(config: PolicyConfig) -> Policy:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise PolicyError(f"policy.path: {directory} cannot be loaded: {' '.join(str(error).split())}") from error
-    image_token_id = getattr(settings, "image_token_id", None)
-    if image_token_id is None:
-        raise PolicyError(f"policy.path: {directory} is a {settings.model_type}, which names no image token")
-    chat = Chat(tokenizer, int(image_token_id), config.system)
+    chat = Chat(tokenizer, image_token(settings), config.system, _IMAGE_TEXT.get(settings.model_type))
     model = _prepared(model, config).to(device)
     return Policy(config, model, tokenizer, chat, images, device)
 
 
-def read_image_encoder(directory: Path, config: PolicyConfig) -> ImageEncoder:
-    """The image encoder that preprocessor_config.json describes. Raises PolicyError when it is of another family."""
+def read_image_encoder(directory: Path, config: PolicyConfig, model: Any) -> ImageEncoder:
+    """The image encoder that preprocessor_config.json and the model's configuration describe. Raises PolicyError."""
     path = directory / "preprocessor_config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyError(f"policy.path: {path} cannot be read: {' '.join(str(error).split())}") from error
-    kind = str(settings.get("image_processor_type", ""))
+    kind, size = str(settings.get("image_processor_type", "")), settings.get("size") or {}
+    mean, std = (tuple(settings.get(name) or (0.5,) * 3) for name in ("image_mean", "image_std"))
     if not kind.startswith(("Qwen2VL", "Qwen3VL")):
-        raise PolicyError(f"policy.path: {path} asks for {kind or 'no image processor'}; Qwen-VL's are supported")
-    size = settings.get("size") or {}
+        side = int(settings.get("crop_size", size).get("height") or size.get("shortest_edge") or 0)
+        if model.model_type not in _SQUARE_FAMILIES or not side:
+            known = "Qwen-VL's and those of " + ", ".join(_SQUARE_FAMILIES)
+            raise PolicyError(f"policy.path: {path} asks for {kind or 'no image processor'}; supported are {known}")
+        return SquareEncoder(kind, side, _SQUARE_FAMILIES[model.model_type](model, side), mean, std)
     smallest = config.pixels_min or settings.get("min_pixels") or size.get("shortest_edge") or 56 * 56
     largest = config.pixels_max or settings.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
     if smallest > largest:
         raise PolicyError(f"policy.pixels_min: {smallest} is above pixels_max, {largest}")
-    return ImageEncoder(
+    return PatchEncoder(
         pixels_min=int(smallest),
         pixels_max=int(largest),
         patch=int(settings.get("patch_size", 14)),
         merge=int(settings.get("merge_size", 2)),
         temporal_patch=int(settings.get("temporal_patch_size", 2)),
-        mean=tuple(settings["image_mean"]),
-        std=tuple(settings["image_std"]),
+        mean=mean,
+        std=std,
     )
+
+
+def image_token(model: Any) -> int:
+    """The token that stands for pixels. Raises PolicyError for a model that has none."""
+    for name in ("image_token_id", "image_token_index"):
+        if getattr(model, name, None) is not None:
+            return int(getattr(model, name))
+    raise PolicyError(f"policy.path: a {model.model_type} has no image token; it is no image-text-to-text model")
+
+
+def _llava_tokens(model: Any, side: int) -> int:
+    patches = (side // int(model.vision_config.patch_size)) ** 2
+    return patches + int(model.vision_feature_select_strategy == "full")
+
+
+def _gemma3_tokens(model: Any, side: int) -> int:
+    return int(model.mm_tokens_per_image)
+
+
+_SQUARE_FAMILIES: dict[str, Callable[[Any, int], int]] = {"llava": _llava_tokens, "gemma3": _gemma3_tokens}
+"""Families whose images all have one size, with the tokens of an image of that side."""
+
+_IMAGE_TEXT = {"gemma3": ("<start_of_image>", "\n\n<start_of_image><image_soft_token><end_of_image>\n\n")}
+"""What a family's template writes for an image, and what its processor makes of that."""
 
 
 def _prepared(model: Any, config: PolicyConfig) -> Any:
@@ -255,4 +265,4 @@ def _device(name: str) -> torch.device:
     return device
 
 
-__all__ = ["STARTER", "LoRAConfig", "Policy", "PolicyConfig", "load_policy", "read_image_encoder"]
+__all__ = ["STARTER", "LoRAConfig", "Policy", "PolicyConfig", "image_token", "load_policy", "read_image_encoder"]
