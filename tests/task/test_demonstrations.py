@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from share.kernel.registry import load_registry
 from share.kernel.task.checkers import exact
 from share.kernel.task.compare_objects import CompareObjects, CompareObjectsConfig
 from share.kernel.task.count import Count, CountConfig
+from share.kernel.task.follow_object import FollowObject, FollowObjectConfig
 from share.kernel.task.read_text import ReadText, ReadTextConfig
 
 REGISTRY = load_registry()
@@ -64,6 +66,19 @@ def test_the_regions_that_are_segmented_are_the_objects_that_are_compared(diffic
         found = decode_mask(region.counts, region.shape)
         assert found.sum() == pytest.approx(measured["area"], rel=0.05)
         assert prompt.images[0][found].mean(axis=0) == pytest.approx(measured["mean_rgb"], abs=4)
+
+
+@pytest.mark.parametrize("difficulty", range(4))
+def test_the_object_that_is_tracked_ends_beside_the_letter_of_the_answer(difficulty: int) -> None:
+    task, operator = FollowObject(FollowObjectConfig(difficulties=(difficulty,))), _operator("TRACK_OBJECT")
+    prompt = task.prompt("held_out", difficulty)
+    _, (tracked,) = _demonstrated(task, prompt, operator, scale=1)
+    assert tracked.result is not None
+    last: Any = tracked.result.data["frames"]
+    ends: Any = prompt.truth["ends"]
+    assert not last[-1]["lost"]
+    nearest = min(ends, key=lambda letter: math.dist(ends[letter], last[-1]["bbox"]))
+    assert nearest == prompt.answer
 
 
 def test_the_halves_that_are_zoomed_show_every_object_once() -> None:

@@ -223,7 +223,7 @@ def test_the_followed_object_keeps_its_distance_in_every_frame() -> None:
         prompt = source.prompt("train", index)
         boxes: Any = prompt.truth["boxes"]
         ends: Any = prompt.truth["ends"]
-        assert len(boxes) == len(prompt.images) == 32
+        assert len(boxes) == len(prompt.images) == 48
         assert ends[prompt.answer] == boxes[-1]
         assert len(ends) == (2, 3, 3, 4)[prompt.difficulty]
         for x1, y1, x2, y2 in boxes:
@@ -231,12 +231,12 @@ def test_the_followed_object_keeps_its_distance_in_every_frame() -> None:
             assert 0 <= y1 < y2 <= 240
 
 
-def test_the_asked_disc_is_the_extreme_one_of_the_first_frame_alone() -> None:
+def test_the_policy_is_shown_the_first_and_the_last_frame_alone() -> None:
     source = FollowObject(FollowObjectConfig(difficulties=(3,)))
     for index in range(6):
         prompt = source.prompt("train", index)
         assert "you see its first and its last frame" in prompt.question
-        assert prompt.shown == (0, 31)
+        assert prompt.shown == (0, 47)
         assert prompt.is_video
 
 

@@ -1,8 +1,9 @@
 """Where one of several objects that look the same ends in a short video.
 
-The policy is shown the first and the last frame. The last one carries a letter beside every object; which letter is
-right is told by the frames between alone. The end that lies nearest to the asked start is the right one exactly as
-often as any other, so guessing by distance earns no more than chance.
+Each is the same small square, cut from a photograph. The policy is shown the first and the last frame; the last one
+carries a letter beside every object, and which letter is right is told by the frames between alone. The end that lies
+nearest to the asked start is the right one exactly as often as any other, so guessing by distance earns no more than
+chance.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from share.kernel.errors import TaskError
 from share.kernel.task.assets import photograph
 from share.kernel.task.checkers import choice
 from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
-from share.kernel.task.painting import COLORS, background, blend, grain, shape_alpha, text_alpha
+from share.kernel.task.painting import COLORS, background, grain, text_alpha
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class FollowObjectConfig(GeneratedConfig):
     width: int = Field(default=320, ge=160, le=1000)
     """Width of a frame, native pixels."""
 
-    frames: int = Field(default=32, ge=8, le=256)
+    frames: int = Field(default=48, ge=8, le=256)
     """Frames of the video, at 12 frames per second."""
 
 
@@ -55,22 +56,22 @@ class FollowObject:
         difficulty = self.config.difficulty(index)
         level = _LEVELS[difficulty]
         height, width, frames = self.config.height, self.config.width, self.config.frames
-        diameter = round(min(height, width) * _DIAMETER)
-        paths, word = _paths(rng, level, height, width, frames, diameter)
+        side = round(min(height, width) * _SIDE)
+        paths, word = _paths(rng, level, height, width, frames, side)
         letters = [str(letter) for letter in rng.permutation(list("ABCD"[: level.objects]))]
         still = background(rng, split, height, width, level.contrast)
         color = COLORS[str(rng.choice(list(COLORS)))]
-        patch = grain(photograph(rng, split, diameter, diameter), color)
+        patch = grain(photograph(rng, split, side, side), color, deviation=_DEVIATION)
         light = np.linspace(1.0, 1.0 - level.dimming, frames)
         video = [_frame(still, patch, paths[:, number], light[number]) for number in range(frames)]
-        tags = _write_letters(video[-1], letters, paths[:, -1], diameter)
-        boxes = [_box(centre, diameter) for centre in paths[0]]
+        tags = _write_letters(video[-1], letters, paths[:, -1], side)
+        boxes = [_box(centre, side) for centre in paths[0]]
         return Prompt(
             prompt_id=f"follow_object-{self.config.seed}-{split}-{index}",
             task="follow_object",
             question=(
-                f"The video shows {level.objects} discs that look the same; you see its first and its last frame. "
-                f"Which letter stands in the last frame beside the disc that is {word} in the first frame?"
+                f"The video shows {level.objects} squares that look the same; you see its first and its last frame. "
+                f"Which letter stands in the last frame beside the square that is {word} in the first frame?"
             ),
             images=tuple(video),
             answer=letters[0],
@@ -80,7 +81,7 @@ class FollowObject:
             shown=(0, frames - 1),
             truth={
                 "boxes": boxes,
-                "ends": {letter: _box(path[-1], diameter) for letter, path in zip(letters, paths, strict=True)},
+                "ends": {letter: _box(path[-1], side) for letter, path in zip(letters, paths, strict=True)},
                 "tags": dict(zip(letters, tags, strict=True)),
             },
         )
@@ -98,7 +99,7 @@ class FollowObject:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """`apart` is the least distance of two objects in diameters, at any time; `dimming` the share of light lost."""
+    """`apart` is the least distance of two objects in sides of one, at any time; `dimming` the share of light lost."""
 
     objects: int
     apart: float
@@ -109,16 +110,19 @@ class _Level:
 _LEVELS = (
     _Level(objects=2, apart=2.5, contrast=0.4, dimming=0.0),
     _Level(objects=3, apart=2.0, contrast=0.6, dimming=0.0),
-    _Level(objects=3, apart=1.6, contrast=0.8, dimming=0.15),
-    _Level(objects=4, apart=1.3, contrast=1.0, dimming=0.3),
+    _Level(objects=3, apart=1.7, contrast=0.8, dimming=0.15),
+    _Level(objects=4, apart=1.5, contrast=1.0, dimming=0.3),
 )
 
-_DIAMETER = 0.1  # of the frame's shorter side
+_SIDE = 0.12  # of the frame's shorter side
+_DEVIATION = 40.0  # grey levels, of the patch: enough texture to be followed by
 
-_TAG_GAP = 3.0  # least distance of two ends in diameters, so that each letter has one neighbour
+_TAG_GAP = 2.8  # least distance of two ends in sides, so that each letter has one neighbour
 
-_TRIES = 20_000
-_BENDS = 10  # tries per pair of starts and ends
+_EDGE = 0.6  # least distance of a centre from the frame's edge, in sides
+_TRIES = 2_000  # pairs of starts and ends
+_BENDS = 10  # tries per pair
+_POINTS_TRIES = 100
 
 _EXTREMES = {
     "farthest to the left": (0, 1),
@@ -130,35 +134,44 @@ _EXTREMES = {
 
 
 def _paths(
-    rng: np.random.Generator, level: _Level, height: int, width: int, frames: int, diameter: int
+    rng: np.random.Generator, level: _Level, height: int, width: int, frames: int, side: int
 ) -> tuple[NDArray[np.float64], str]:
     """Centres (x, y) float64 [objects, frames, 2] of smooth paths, the asked object first, and how it is named.
 
-    Starts, ends and bends are drawn until the objects stay apart, the asked start is extreme by a diameter, and the
+    Starts, ends and bends are drawn until the objects stay apart, the asked start is extreme by half a side, and the
     nearest end is the right one or not, as a fair die of `objects` sides said beforehand.
     """
     nearest_is_right = rng.random() < 1 / level.objects
     word = str(rng.choice(list(_EXTREMES)))
     axis, direction = _EXTREMES[word]
     time = np.linspace(0.0, 1.0, frames)[None, :, None]
-    low, high = np.array([diameter, diameter]), np.array([width - diameter, height - diameter])
+    low = np.full(2, _EDGE * side)
+    high = np.array([width, height]) - low
     for _ in range(_TRIES):
-        start = rng.uniform(low, high, (level.objects, 2))
+        start = _spread(rng, level.objects, low, high, level.apart * side)
         start = start[np.argsort(direction * start[:, axis])]
-        end = rng.uniform(low, high, (level.objects, 2))
-        if (
-            direction * (start[1, axis] - start[0, axis]) < diameter
-            or _closest(start) < level.apart * diameter
-            or _closest(end) < _TAG_GAP * diameter
-            or bool(np.linalg.norm(end - start[0], axis=-1).argmin() == 0) != nearest_is_right
-        ):
+        end = _spread(rng, level.objects, low, high, _TAG_GAP * side)
+        extreme = direction * (start[1, axis] - start[0, axis]) >= side / 2
+        nearest = bool(np.linalg.norm(end - start[0], axis=-1).argmin() == 0)
+        if not extreme or nearest != nearest_is_right or _closest(end) < _TAG_GAP * side:
             continue
         for _ in range(_BENDS):
             bend = rng.uniform(low, high, (level.objects, 1, 2))
             paths = (1 - time) ** 2 * start[:, None] + 2 * time * (1 - time) * bend + time**2 * end[:, None]
-            if _closest(paths) >= level.apart * diameter:
+            if _closest(paths) >= level.apart * side:
                 return paths, word
     raise TaskError(f"{level.objects} objects find no paths in {width} x {height} px; make the frames larger")
+
+
+def _spread(
+    rng: np.random.Generator, count: int, low: NDArray[np.float64], high: NDArray[np.float64], apart: float
+) -> NDArray[np.float64]:
+    """Random points float64 [count, 2] that are `apart` from each other; the best of many tries where none is."""
+    tries = rng.uniform(low, high, (_POINTS_TRIES, count, 2))
+    first, second = np.triu_indices(count, 1)
+    closest = np.linalg.norm(tries[:, first] - tries[:, second], axis=-1).min(axis=1)
+    enough = np.flatnonzero(closest >= apart)
+    return np.asarray(tries[enough[0] if len(enough) else closest.argmax()])
 
 
 def _closest(centres: NDArray[np.float64]) -> float:
@@ -169,35 +182,33 @@ def _closest(centres: NDArray[np.float64]) -> float:
 
 def _frame(still: Pixels, patch: Pixels, centres: NDArray[np.float64], light: float) -> Pixels:
     frame = still.copy()
-    diameter = patch.shape[0]
-    alpha = shape_alpha("circle", diameter, diameter / 2 - 0.5, 0.0)
     for centre in centres:
-        left, top, right, bottom = (int(value) for value in _box(centre, diameter))
-        blend(frame[top:bottom, left:right], patch, alpha)
+        left, top, right, bottom = (int(value) for value in _box(centre, patch.shape[0]))
+        frame[top:bottom, left:right] = patch
     return frame if light == 1.0 else np.round(frame * light).astype(np.uint8)
 
 
-def _box(centre: NDArray[np.float64], diameter: int) -> Box:
-    left, top = round(centre[0] - diameter / 2), round(centre[1] - diameter / 2)
-    return (float(left), float(top), float(left + diameter), float(top + diameter))
+def _box(centre: NDArray[np.float64], side: int) -> Box:
+    left, top = round(centre[0] - side / 2), round(centre[1] - side / 2)
+    return (float(left), float(top), float(left + side), float(top + side))
 
 
-def _write_letters(frame: Pixels, letters: list[str], centres: NDArray[np.float64], diameter: int) -> list[Box]:
+def _write_letters(frame: Pixels, letters: list[str], centres: NDArray[np.float64], side: int) -> list[Box]:
     """Write a black letter on a white tag beside each object, in place, on the side that is nearer to the middle."""
     height = frame.shape[0]
     tags = []
     for letter, (x, y) in zip(letters, centres, strict=True):
-        ink = text_alpha(letter, "DejaVuSans-Bold", diameter * 0.55)
-        side = max(round(diameter * 0.8), *ink.shape)
-        tag = np.zeros((side, side), dtype=np.float32)
-        top, left = (side - ink.shape[0]) // 2, (side - ink.shape[1]) // 2
+        ink = text_alpha(letter, "DejaVuSans-Bold", side * 0.55)
+        tag_side = max(round(side * 0.8), *ink.shape)
+        tag = np.zeros((tag_side, tag_side), dtype=np.float32)
+        top, left = (tag_side - ink.shape[0]) // 2, (tag_side - ink.shape[1]) // 2
         tag[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
-        offset = math.ceil(diameter / 2) + 1
-        tag_top = round(y) + offset if y < height / 2 else round(y) - offset - side
-        tag_left = min(max(round(x - side / 2), 0), frame.shape[1] - side)
-        place = frame[tag_top : tag_top + side, tag_left : tag_left + side]
+        offset = math.ceil(side / 2) + 1
+        tag_top = round(y) + offset if y < height / 2 else round(y) - offset - tag_side
+        tag_left = min(max(round(x - tag_side / 2), 0), frame.shape[1] - tag_side)
+        place = frame[tag_top : tag_top + tag_side, tag_left : tag_left + tag_side]
         place[...] = np.round(255 * (1 - tag[..., None])).astype(np.uint8)
-        tags.append((float(tag_left), float(tag_top), float(tag_left + side), float(tag_top + side)))
+        tags.append((float(tag_left), float(tag_top), float(tag_left + tag_side), float(tag_top + tag_side)))
     return tags
 
 

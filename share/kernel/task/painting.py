@@ -131,11 +131,11 @@ def shape_alpha(shape: str, side: int, radius: float, angle: float) -> NDArray[n
     return np.asarray(small / np.float32(255), dtype=np.float32)
 
 
-def grain(texture: Pixels, color: Sequence[float] | NDArray[np.float64]) -> Pixels:
-    """The texture's brightness variation, at a standard deviation of 9 levels, around one colour."""
+def grain(texture: Pixels, color: Sequence[float] | NDArray[np.float64], deviation: float = _GRAIN) -> Pixels:
+    """The texture's brightness variation, with that standard deviation in grey levels, around one colour."""
     brightness = texture.mean(axis=2, dtype=np.float32)
-    variation = (brightness - brightness.mean()) * (_GRAIN / max(float(brightness.std()), 1.0))
-    tinted = np.asarray(color, dtype=np.float32) + np.clip(variation, -2.5 * _GRAIN, 2.5 * _GRAIN)[..., None]
+    variation = (brightness - brightness.mean()) * (deviation / max(float(brightness.std()), 1.0))
+    tinted = np.asarray(color, dtype=np.float32) + np.clip(variation, -2.5 * deviation, 2.5 * deviation)[..., None]
     return np.asarray(np.clip(tinted, 0, 255), dtype=np.uint8)
 
 
