@@ -7,15 +7,15 @@ through that similarity and aligned with the template itself, so that errors do 
 template are seen there is the confidence. When they are too few, the object is looked for by its template at several
 sizes and angles in the whole frame; until it is found it is lost, and no box is claimed.
 
-Blocks at the rim that do not turn and grow with the rest are ground that the first box took in: they stop counting for
-the confidence and for the box.
+Blocks that do not move with the rest are ground that the first box took in: they stop counting. Whether the corners of
+the box belong to the object (a tile) or not (a ball) decides how the box grows as the object turns.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -38,11 +38,13 @@ POINTS = 80
 """Points of the object that are followed."""
 FOUND = 0.40
 """Confidence from which a position counts as found; below, the object is lost."""
+FOUND_NEAR = 0.55
+"""The same for a place that a search came upon, where the object should be."""
 FOUND_AGAIN = 0.60
-"""The same for a place that a search came upon: among many places one is bound to look a little like the object."""
+"""The same for one anywhere else: among many places one is bound to look a little like the object."""
 SURE = 0.75
 """Confidence from which the object's present look is learned."""
-SEARCH_SIDE = 20
+SEARCH_SIDE = 28
 """Side to which the object is reduced when it is looked for, in pixels."""
 
 
@@ -95,10 +97,12 @@ class Tracker:
         self._first = self._seen(grey, self._pose)
         self._present = self._first
         self._support = np.ones((BLOCKS, BLOCKS))
+        self._look = self._seen(frame, self._pose)
+        self._square = _square(self._look)
         self._points = _points(self._first)
         self._before = grey
         self._away = False
-        self._turn = 0
+        self._learned = 0
 
     def step(self, frame: Pixels) -> Track:
         """Where the object is in the next frame."""
@@ -110,27 +114,30 @@ class Tracker:
             pose, confidence = self._aligned(grey, guess if flowed is None else flowed)
         if confidence < FOUND:
             found = [self._aligned(grey, candidate) for candidate in self._searched(grey)]
-            again, sureness = max(found, key=lambda item: item[1], default=(pose, 0.0))
-            if sureness >= FOUND_AGAIN:
-                pose, confidence = again, sureness
+            found = [(place, sureness * self._verified(frame, grey, place)) for place, sureness in found]
+            near = 2 * self._half.mean() * math.exp(guess[2])
+            bars = [FOUND_NEAR if np.hypot(*(one[:2] - guess[:2])) < near else FOUND_AGAIN for one, _ in found]
+            kept = [item for item, bar in zip(found, bars, strict=True) if item[1] >= bar]
+            pose, confidence = max(kept, key=lambda item: item[1], default=(pose, confidence))
         self._before = grey
         if confidence < FOUND or not self._inside(pose):
             self._away = True
-            self._speed = np.zeros(4)
+            self._pose = np.array([*np.clip(guess[:2], 0, self._size), *self._pose[2:]])
+            self._speed = 0.9 * self._speed
             return Track(None, float(np.clip(confidence, 0, 1)))
         moved = pose - self._pose
         if not self._away:
             self._speed = 0.5 * self._speed + 0.5 * np.array([moved[0], moved[1], 0.0, 0.0])
         self._away = False
         self._pose = pose
-        self._learn(grey, confidence)
+        self._learn(frame, grey, confidence)
         return Track(self._box(pose), float(np.clip(confidence, 0, 1)))
 
-    def _seen(self, grey: Grey, pose: Affine) -> NDArray[np.float32]:
-        """The frame through a pose: float32 [SIDE + 2 RIM, SIDE + 2 RIM], the template in its middle."""
+    def _seen(self, frame: Grey | Pixels, pose: Affine) -> NDArray[np.float32]:
+        """A frame through a pose: float32 [SIDE + 2 RIM, SIDE + 2 RIM] or with colours, the template in its middle."""
         side = SIDE + 2 * RIM
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        seen = cv2.warpAffine(grey, self._map(pose), (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        seen = cv2.warpAffine(frame, self._map(pose), (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(seen, dtype=np.float32)
 
     def _map(self, pose: Affine) -> Affine:
@@ -180,27 +187,39 @@ class Tracker:
         flat = (self._points - (SIDE + 2 * RIM - 1) / 2) @ self._stretch.T
         return _similarity(flat[ok], (after @ here[:, :2].T + here[:, 2])[ok], 2.0 * math.exp(pose[2]))
 
-    def _blocks(self, template: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How far each block is from the template, [BLOCKS, BLOCKS]: 0 the same, about 1 anything else."""
-        one, other = _core(template), _core(seen)
-        weight = np.kron(self._support, np.ones((SIDE // BLOCKS, SIDE // BLOCKS))) + 1e-3
-        weight /= weight.sum()
-        one, other = one - (one * weight).sum(), other - (other * weight).sum()
-        spread, gain = math.sqrt((one**2 * weight).sum()) + 3.0, math.sqrt((other**2 * weight).sum()) + 3.0
-        apart = np.abs(one - other * np.clip(spread / gain, 0.4, 2.5)) / spread
+    def _apart(self, template: NDArray[np.float32], seen: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
+        """How far each block is from the template, [BLOCKS, BLOCKS], 0 the same and about 1 anything else, and how
+        well the blocks that are near correlate.
+
+        Light is taken out twice: by all blocks, then by the nearer half, so that what covers the rest does not count.
+        """
         size = SIDE // BLOCKS
-        return np.asarray(apart.reshape(BLOCKS, size, BLOCKS, size).mean(axis=(1, 3)), dtype=np.float64)
+        one, other = _core(template), _core(seen)
+        weight = self._support
+        for _ in range(2):
+            spread_out = np.kron(weight, np.ones((size, size), np.float32)) + 1e-3
+            spread_out /= spread_out.sum()
+            first, second = one - (one * spread_out).sum(), other - (other * spread_out).sum()
+            contrast = math.sqrt((first**2 * spread_out).sum()), math.sqrt((second**2 * spread_out).sum())
+            gain = np.clip((contrast[0] + 3) / (contrast[1] + 3), 0.4, 2.5)
+            apart = np.abs(first - second * gain).reshape(BLOCKS, size, BLOCKS, size).mean(axis=(1, 3))
+            weight = self._support * (apart <= np.median(apart))
+        agreement = (first * second * spread_out).sum() / (contrast[0] * contrast[1] + 1e-6)
+        overall = float(one.std()) + 3.0
+        return np.asarray(apart / overall, dtype=np.float64), float(agreement)
 
     def _confidence(self, template: NDArray[np.float32], seen: NDArray[np.float32]) -> float:
-        """The share of the object's blocks that are seen, weighed by how well the whole correlates."""
-        apart = self._blocks(template, seen)
+        """The share of the object's blocks that are seen, weighed by how well the nearer ones correlate."""
+        apart, agreement = self._apart(template, seen)
         share = float((self._support * np.clip(1.6 - 2 * apart, 0, 1)).sum() / self._support.sum())
-        weight = np.kron(self._support, np.ones((SIDE // BLOCKS, SIDE // BLOCKS))) + 1e-3
-        one, other = _core(template), _core(seen)
-        one, other = one - np.average(one, weights=weight), other - np.average(other, weights=weight)
-        product = float((one * other * weight).sum())
-        norm = math.sqrt(float((one**2 * weight).sum() * (other**2 * weight).sum())) + 1e-6
-        return share * math.sqrt(max(0.0, product / norm))
+        return share * math.sqrt(max(0.0, agreement))
+
+    def _verified(self, frame: Pixels, grey: Grey, pose: Affine) -> float:
+        """1 for a place that has the object's colours and its detail, 0 for one that has only its light and dark."""
+        apart = np.abs(_tint(self._seen(frame, pose)) - _tint(self._look))[1:-1, 1:-1].mean()
+        one, other = _detail(self._first), _detail(self._seen(grey, pose))
+        agreement = float((one * other).sum() / math.sqrt(float((one**2).sum() * (other**2).sum()) + 1e-6))
+        return float(np.clip(1.4 - 12 * apart, 0, 1) * np.clip(2 * agreement, 0, 1))
 
     def _searched(self, grey: Grey) -> list[Affine]:
         """Where the template fits in the frame at some size and angle, the best places first."""
@@ -228,31 +247,26 @@ class Tracker:
         found.sort(key=lambda item: -item[0])
         return [pose for score, pose in found[:3] if score > 0.4]
 
-    def _learn(self, grey: Grey, confidence: float) -> None:
-        """The present look, and which blocks belong to the object."""
+    def _learn(self, frame: Pixels, grey: Grey, confidence: float) -> None:
+        """The present look, which blocks belong to the object, and whether its box's corners do."""
         if confidence < SURE:
             return
         seen = self._seen(grey, self._pose)
-        same = np.clip(1.6 - 2 * self._blocks(self._first, seen), 0, 1)
-        self._support = np.clip(self._support + 0.08 * (same - self._support), 0.05, 1.0)
-        self._turn += 1
-        if self._turn % 5 == 0:
+        apart, _ = self._apart(self._first, seen)
+        self._support = np.clip(self._support + 0.08 * (np.clip(1.6 - 2 * apart, 0, 1) - self._support), 0.05, 1.0)
+        changed = np.abs(_core(self._seen(frame, self._pose)) - _core(self._look)).sum(axis=2)
+        ground = changed[_CORNERS].mean() > 2 * changed[_INNER].mean() + 15
+        self._square += 0.15 * (0.0 - self._square) if ground else 0.03 * (1.0 - self._square)
+        self._learned += 1
+        if self._learned % 5 == 0:
             self._present = seen
 
     def _box(self, pose: Affine) -> Box:
-        """The box around the blocks that belong to the object; at the first pose it is the first box."""
-        belongs = self._support >= 0.4
-        if belongs.mean() < 0.3:
-            belongs = np.ones_like(belongs)
-        edges = (np.arange(BLOCKS + 1) * 2 / BLOCKS - 1)[None, :]
-        rows, columns = np.nonzero(belongs)
-        x = np.concatenate([edges[0, columns], edges[0, columns + 1]] * 2) * self._half[0]
-        y = np.concatenate([edges[0, rows], edges[0, rows], edges[0, rows + 1], edges[0, rows + 1]]) * self._half[1]
-        flat = np.stack([x, y], axis=1)
-        first = flat.max(axis=0) - flat.min(axis=0)
-        turn = np.array([[math.cos(pose[3]), -math.sin(pose[3])], [math.sin(pose[3]), math.cos(pose[3])]])
-        turned = flat @ turn.T
-        half = (turned.max(axis=0) - turned.min(axis=0)) / np.maximum(first, 1e-6) * self._half * math.exp(pose[2])
+        """The box around the object: between that of a turned ellipse and that of a turned rectangle."""
+        cosine, sine = abs(math.cos(pose[3])), abs(math.sin(pose[3]))
+        rectangle = np.array([[cosine, sine], [sine, cosine]]) @ self._half
+        ellipse = np.sqrt(np.array([[cosine, sine], [sine, cosine]]) ** 2 @ self._half**2)
+        half = (self._square * rectangle + (1 - self._square) * ellipse) * math.exp(pose[2])
         width, height = self._size
         x1, y1 = pose[0] + 0.5 - half[0], pose[1] + 0.5 - half[1]
         x2, y2 = pose[0] + 0.5 + half[0], pose[1] + 0.5 + half[1]
@@ -318,8 +332,45 @@ def _similarity(flat: NDArray[np.float64], there: NDArray[np.floating], toleranc
     return np.array([found[0, 2], found[1, 2], math.log(scale), math.atan2(found[1, 0], found[0, 0])])
 
 
-def _core(seen: NDArray[np.float32]) -> NDArray[np.float32]:
+_Number = TypeVar("_Number", bound=np.generic)
+
+
+def _core(seen: NDArray[_Number]) -> NDArray[_Number]:
     return seen[RIM:-RIM, RIM:-RIM]
+
+
+def _radius() -> NDArray[np.float64]:
+    """Of each pixel of the template, 1 on the ellipse that its sides touch."""
+    place = (np.arange(SIDE) + 0.5) * 2 / SIDE - 1
+    return np.asarray(np.hypot(place[:, None], place[None, :]))
+
+
+_CORNERS = _radius() > 1.02
+_INNER = _radius() < 0.8
+
+
+def _square(look: NDArray[np.float32]) -> float:
+    """How likely the corners of the first box belong to the object, by the colours within and around the box."""
+    bins = (look / 43).astype(np.int64) @ (36, 6, 1)
+    core = _core(bins)
+    ring = bins.copy()
+    ring[RIM:-RIM, RIM:-RIM] = -1
+    within = np.bincount(core[_INNER], minlength=216) / _INNER.sum()
+    around = np.bincount(ring[ring >= 0], minlength=216) / (ring >= 0).sum()
+    chance = (within + 1e-3) / (within + around + 2e-3)
+    return float(np.clip(chance[core[_CORNERS]].mean() * 2 - 0.5, 0, 1))
+
+
+def _tint(look: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The two colour differences of each block, relative to its brightness: [BLOCKS, BLOCKS, 2]."""
+    blocks = cv2.resize(_core(look), (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA)
+    return np.asarray(np.diff(blocks, axis=2) / (blocks.sum(axis=2, keepdims=True) + 60), dtype=np.float64)
+
+
+def _detail(seen: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The template's part without what is wider than a quarter of it, and without the finest noise."""
+    band = cv2.GaussianBlur(seen, (0, 0), 1.0) - cv2.blur(seen, (SIDE // 4 + 1, SIDE // 4 + 1))
+    return _core(np.asarray(band, dtype=np.float32))
 
 
 def _levelled(seen: NDArray[np.float32], template: NDArray[np.float32]) -> Grey:
