@@ -93,7 +93,7 @@ class GRPOConfig(OptimizationConfig):
     """`component`: every component to zero mean and unit deviation in its group, then the weighted sum; `sum`: the sum
     is normalised; `center`: only its mean is subtracted (Dr. GRPO)."""
 
-    learning_rate: float = Field(default=3e-4, gt=0.0)
+    learning_rate: float = Field(default=2e-4, gt=0.0)
     """Peak learning rate of AdamW. The default is for the starter policy; billions of weights want 1e-6, an adapter of
     them 1e-5."""
     schedule: Literal["constant", "cosine", "linear"] = "linear"
@@ -527,7 +527,7 @@ class GRPOTrainer:
             f"policy    {name}: {self.policy.num_parameters:,} parameters, {trained:,} trained on {self.policy.device}",
             f"prompts   {config.prompts_per_step} x {group_size} rollouts a step, {config.steps} steps: "
             f"{config.prompts_per_step * config.steps:,} prompts, {self._updates:,} optimizer updates",
-            f"tokens    about {tokens * scale:,.0f} a step (measured {tokens:,.0f} on {prompts} prompts)",
+            f"tokens    about {tokens * scale:,.0f} a step in completions (measured {tokens:,.0f} on {prompts})",
             f"memory    {memory / 2**20:,.0f} MiB at most, with {config.prompts_per_forward} prompts a forward pass",
             f"time      about {step_s:.1f} s a step (measured {took:.1f} s on {prompts} prompts)",
             f"in all    about {config.steps * step_s / 60:.1f} min, evaluations and checkpoints not counted",
