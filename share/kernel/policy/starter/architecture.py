@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig, Qwen2_5_VLConfig
 
+from share.kernel.policy.starter.tokenizer import SPECIAL_TOKENS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,7 +25,7 @@ def make_configuration(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     The rotary base is 10, not a million: positions here are below a few hundred, and with the published base the
     rotary dimensions that carry an image's columns would turn by less than a thousandth over a whole image.
     """
-    token = tokenizer.convert_tokens_to_ids
+    token = token_ids(tokenizer)
     vocabulary_size = -(-len(tokenizer) // 16) * 16
     return Qwen2_5_VLConfig(
         architectures=["Qwen2_5_VLForConditionalGeneration"],
@@ -39,8 +41,8 @@ def make_configuration(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 7, 7]},
             "tie_word_embeddings": True,
             "bos_token_id": None,
-            "eos_token_id": token("<|im_end|>"),
-            "pad_token_id": token("<|endoftext|>"),
+            "eos_token_id": token["<|im_end|>"],
+            "pad_token_id": token["<|endoftext|>"],
             "initializer_range": 0.05,
         },
         vision_config={
@@ -56,22 +58,25 @@ def make_configuration(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "window_size": 112,
             "initializer_range": 0.05,
         },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        image_token_id=token["<|image_pad|>"],
+        video_token_id=token["<|video_pad|>"],
+        vision_start_token_id=token["<|vision_start|>"],
+        vision_end_token_id=token["<|vision_end|>"],
         tie_word_embeddings=True,
     )
 
 
 def make_generation_configuration(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
     """Sample until the end of the turn."""
-    return GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-    )
+    token = token_ids(tokenizer)
+    settings = {"eos_token_id": token["<|im_end|>"], "pad_token_id": token["<|endoftext|>"]}
+    return GenerationConfig.from_dict({"do_sample": True, "temperature": 1.0, **settings})
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The ids of the control tokens."""
+    vocabulary = tokenizer.get_vocab()
+    return {token: int(vocabulary[token]) for token in SPECIAL_TOKENS}
 
 
 def write_preprocessor(directory: Path) -> None:

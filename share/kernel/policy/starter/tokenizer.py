@@ -40,9 +40,15 @@ _PIECES = Regex(
 """What BPE may not merge across: the fixed stretches of a JSON call, integers, words, and single other characters."""
 
 _CHAT_TEMPLATE = """\
+{%- macro plain(content) -%}
+{{ content if content is string else content[0].text }}
+{%- endmacro -%}
+{%- macro arguments(call) -%}
+{{ call.arguments if call.arguments is string else call.arguments | tojson }}
+{%- endmacro -%}
 {%- if tools -%}
 <|im_start|>system
-{% if messages and messages[0].role == 'system' %}{{ messages[0].content if messages[0].content is string else messages[0].content[0].text }}
+{% if messages and messages[0].role == 'system' %}{{ plain(messages[0].content) }}
 {% endif %}Operations:
 {%- for tool in tools -%}
 {%- set function = tool.function if tool.function is defined else tool %} {{ function.name }}(
@@ -54,7 +60,7 @@ _CHAT_TEMPLATE = """\
 <|im_end|>
 {% elif messages and messages[0].role == 'system' -%}
 <|im_start|>system
-{{ messages[0].content if messages[0].content is string else messages[0].content[0].text }}<|im_end|>
+{{ plain(messages[0].content) }}<|im_end|>
 {% endif -%}
 {%- macro render(content) -%}
 {%- if content is string -%}
@@ -83,7 +89,7 @@ _CHAT_TEMPLATE = """\
 {%- for call in message.tool_calls or [] -%}
 {%- set function = call.function if call.function is defined else call -%}
 <tool_call>
-{"name": "{{ function.name }}", "arguments": {{ function.arguments if function.arguments is string else function.arguments | tojson }}}
+{"name": "{{ function.name }}", "arguments": {{ arguments(function) }}}
 </tool_call>
 {%- endfor -%}
 <|im_end|>
@@ -106,7 +112,9 @@ def make_tokenizer(corpus: Iterable[str], vocabulary_max: int = 1024) -> PreTrai
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = _pre_tokenizer()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_max, min_frequency=2, show_progress=False,
+        vocab_size=vocabulary_max,
+        min_frequency=2,
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     learned.train_from_iterator(corpus, trainer)
@@ -116,7 +124,7 @@ def make_tokenizer(corpus: Iterable[str], vocabulary_max: int = 1024) -> PreTrai
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKER_TOKENS])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",

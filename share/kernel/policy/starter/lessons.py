@@ -1,0 +1,377 @@
+"""The lessons of the starter policy: dense and small at first, whole rollouts at the end.
+
+An `Album` keeps what lessons are cut from: overviews of zoom_digits scenes with the places of their cards, and the
+cards themselves in native pixels. Lessons for the eyes give every image token its own label; lessons for the tongue
+are rollouts, built through the same chat format that rollouts use, in which the policy has written the right thing.
+Only the train split is touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import cv2
+import numpy as np
+import torch
+
+from share.kernel.contracts.trajectory import Trajectory
+from share.kernel.contracts.vision import Scene
+from share.kernel.policy.rollout import Rollout, with_image_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from share.kernel.contracts.kinds import Task
+    from share.kernel.contracts.vision import Box, Pixels
+    from share.kernel.policy.chat import Chat
+    from share.kernel.policy.images import ImageEncoder
+
+TOKEN_SIDE = 28
+"""Side of an image token, in pixels."""
+
+OVERVIEW_SIDE = 112
+"""Side of an overview, in pixels: four tokens."""
+
+CROP_SIDE = 56
+"""Side of a crop as it is shown, in pixels: two tokens."""
+
+ZOOM_SIDE = 8
+"""Side of the box that lessons zoom on, in overview pixels: a card and its rim."""
+
+_PATCH_SIDE = 112  # native px around the centre of a card that are kept for lessons
+_CARD_SPAN = (56.0, 72.0)  # native px across a crop
+
+NO_PLACE = OVERVIEW_SIDE
+"""Label of an image token that shows no card, for x and for y."""
+
+QUESTIONS = (
+    "What digit is on the {} card?",
+    "Which digit does the {} card show?",
+    "Read the digit on the {} card.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A card of a scene: `color` is its number in `Album.colors`, `box` in native pixels, `patch` uint8 RGB."""
+
+    color: int
+    digit: int
+    box: Box
+    patch: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    overview: Pixels
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Album:
+    """Scenes to cut lessons from. `scale` is native pixels per overview pixel."""
+
+    pages: tuple[Page, ...]
+    colors: tuple[str, ...]
+    scale: float
+
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        return tuple(card for page in self.pages for card in page.cards)
+
+
+def make_album(task: Task, images: ImageEncoder, prompts: Iterator[int]) -> Album:
+    """The album of those prompts of the task's train split."""
+    colors: dict[str, int] = {}
+    pages: list[Page] = []
+    scale = 1.0
+    for index in prompts:
+        prompt = task.prompt("train", index)
+        native = prompt.images[0]
+        overview = images.fit(native)
+        scale = native.shape[1] / overview.shape[1]
+        boxes = cast("Mapping[str, Box]", prompt.truth["boxes"])
+        labels = cast("Mapping[str, int]", prompt.truth["digits"])
+        padded = np.pad(native, ((_PATCH_SIDE, _PATCH_SIDE), (_PATCH_SIDE, _PATCH_SIDE), (0, 0)), mode="edge")
+        cards = []
+        for color, box in boxes.items():
+            left = round((box[0] + box[2]) / 2) + _PATCH_SIDE // 2
+            top = round((box[1] + box[3]) / 2) + _PATCH_SIDE // 2
+            patch = padded[top : top + _PATCH_SIDE, left : left + _PATCH_SIDE].copy()
+            cards.append(Card(colors.setdefault(color, len(colors)), labels[color], box, patch))
+        pages.append(Page(overview, tuple(cards)))
+    return Album(tuple(pages), tuple(colors), scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A lesson for the eyes: an image, and labels int64[tokens] per image token (-1: not asked).
+
+    `digit` is one label for the whole image when `digit_is_shared`.
+    """
+
+    pixels: Pixels
+    digit: NDArray[np.int64]
+    color: NDArray[np.int64]
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    digit_is_shared: bool = False
+
+
+def look_at_mosaic(album: Album, cards: Sequence[Card], rng: np.random.Generator, clear_share: float = 0.0) -> Look:
+    """Four digits, each filling its own image token: the densest way to learn to read.
+
+    `clear_share` of them are grey, without their card's mottle and with stronger strokes: where reading begins.
+    """
+    chosen = [cards[int(number)] for number in rng.integers(len(cards), size=4)]
+    clear = rng.random(4) < clear_share
+    tiles = [crop(rng, card, TOKEN_SIDE, float(rng.uniform(34, 44)), 5.0) for card in chosen]
+    tiles = [
+        _cleared(rng, tile) if is_clear else varied(rng, tile) for tile, is_clear in zip(tiles, clear, strict=True)
+    ]
+    pixels = np.concatenate([np.concatenate(tiles[:2], axis=1), np.concatenate(tiles[2:], axis=1)])
+    unasked = np.full(4, -1)
+    colors = np.where(clear, -1, [card.color for card in chosen])
+    return Look(pixels, np.array([card.digit for card in chosen]), colors, unasked, unasked)
+
+
+def look_at_crop(
+    album: Album, cards: Sequence[Card], rng: np.random.Generator, clear_share: float = 0.0, corner: float = 0.0
+) -> Look:
+    """One card as ZOOM_IN shows it, off centre.
+
+    The middle of a crop is where four image tokens meet, the hardest place to read. With `corner` 1 the digit lies in
+    the middle of a token, as in a mosaic; from there it can be moved to the middle of the crop, which is `corner` 0.
+    """
+    card = cards[int(rng.integers(len(cards)))]
+    side = CROP_SIDE if rng.random() < 0.95 else 2 * CROP_SIDE
+    span = float(rng.uniform(*_CARD_SPAN))
+    away = rng.choice([-1.0, 1.0], size=2) * (corner * span / 4)
+    pixels = crop(rng, card, side, span, float(rng.choice([6, 10, 14])), away)
+    is_clear = rng.random() < clear_share
+    pixels = _cleared(rng, pixels) if is_clear else varied(rng, pixels)
+    tokens = (side // TOKEN_SIDE) ** 2
+    unasked = np.full(tokens, -1)
+    color = np.full(tokens, -1 if is_clear else card.color)
+    return Look(pixels, np.full(tokens, card.digit), color, unasked, unasked, True)
+
+
+def look_at_scene(album: Album, rng: np.random.Generator) -> Look:
+    """An overview: which token shows a card of which colour, and where exactly."""
+    overview, cards, boxes = turned(album, rng)
+    across = OVERVIEW_SIDE // TOKEN_SIDE
+    color = np.full(across * across, len(album.colors))
+    x, y = np.full(across * across, NO_PLACE), np.full(across * across, NO_PLACE)
+    for card, box in zip(cards, boxes, strict=True):
+        column = int((box[0] + box[2]) / 2 / album.scale // TOKEN_SIDE)
+        row = int((box[1] + box[3]) / 2 / album.scale // TOKEN_SIDE)
+        token = row * across + column
+        color[token], (x[token], y[token]) = card.color, zoom_box(box, album.scale)[:2]
+    return Look(varied(rng, overview), np.full(across * across, -1), color, x, y)
+
+
+class Conversations:
+    """Lessons for the tongue. `schemas` are the operations' tool schemas, ZOOM_IN first; some are left out at random.
+
+    `right_share` and `direct_share` say how often the demonstrator of `habit` zooms on the right card and how often it
+    guesses without zooming; otherwise it zooms on the first card that it comes across, whatever was asked.
+    """
+
+    def __init__(
+        self,
+        album: Album,
+        chat: Chat,
+        images: ImageEncoder,
+        schemas: Sequence[Mapping[str, Any]],
+        *,
+        right_share: float,
+        direct_share: float,
+    ) -> None:
+        self._album = album
+        self._cards = album.cards
+        self._chat = chat
+        self._images = images
+        self._schemas = tuple(schemas)
+        self._right_share = right_share
+        self._direct_share = direct_share
+
+    def digits(self, rng: np.random.Generator) -> Rollout:
+        """Read four digits, one in each image token."""
+        look = look_at_mosaic(self._album, self._cards, rng)
+        return self._answered(rng, look.pixels, "Read the digits.", " ".join(str(digit) for digit in look.digit))
+
+    def crop(self, rng: np.random.Generator) -> Rollout:
+        """Read the digit of a card that fills the image."""
+        card = self._cards[int(rng.integers(len(self._cards)))]
+        pixels = varied(rng, crop(rng, card, CROP_SIDE, float(rng.uniform(*_CARD_SPAN)), 10.0))
+        return self._answered(rng, pixels, self._question(rng, card), str(card.digit))
+
+    def cards(self, rng: np.random.Generator) -> Rollout:
+        """Name all cards with their boxes, in any order."""
+        overview, cards, boxes = turned(self._album, rng)
+        order = rng.permutation(len(cards))
+        listed = (f"{self._album.colors[cards[i].color]} {zoom_box(boxes[i], self._album.scale)}" for i in order)
+        return self._answered(rng, varied(rng, overview), "List the cards.", ", ".join(listed))
+
+    def place(self, rng: np.random.Generator) -> Rollout:
+        """Say where the card of a colour is."""
+        overview, cards, boxes = turned(self._album, rng)
+        chosen = int(rng.integers(len(cards)))
+        question = f"Where is the {self._album.colors[cards[chosen].color]} card?"
+        return self._answered(rng, varied(rng, overview), question, str(zoom_box(boxes[chosen], self._album.scale)))
+
+    def task(self, rng: np.random.Generator) -> Rollout:
+        """The whole task, as it should be done."""
+        return self._demonstrated(rng, 1.0, 0.0)
+
+    def habit(self, rng: np.random.Generator) -> Rollout:
+        """The whole task by the demonstrator with a bad habit; what it says about a crop is true all the same."""
+        return self._demonstrated(rng, self._right_share, self._direct_share)
+
+    def _demonstrated(self, rng: np.random.Generator, right_share: float, direct_share: float) -> Rollout:
+        overview, cards, boxes = turned(self._album, rng)
+        asked = int(rng.integers(len(cards)))
+        question = self._question(rng, cards[asked])
+        if rng.random() < direct_share:
+            return self._answered(rng, varied(rng, overview), question, str(rng.integers(10)))
+        seen = asked if rng.random() < right_share else _first(boxes, self._album.scale)
+        box = zoom_box(boxes[seen], self._album.scale)
+        encoded = self._images.encode(varied(rng, overview))
+        prompt = self._prompt(rng, question, encoded)
+        call = self._chat.call("ZOOM_IN", {"bbox": box})
+        look = varied(rng, crop(rng, cards[seen], CROP_SIDE, ZOOM_SIDE * self._album.scale, 6.0))
+        crop_image = self._images.encode(look)
+        ids = self._chat.observation(f"image_2: {box} of image_1", True)
+        observation = with_image_tokens(ids, (crop_image,), self._chat.image_token_id)
+        answer = self._chat.answer(str(cards[seen].digit))
+        return _rollout(prompt, (encoded,), ((call, True), (observation, False), (answer, True)), (crop_image,))
+
+    def _question(self, rng: np.random.Generator, card: Card) -> str:
+        return str(rng.choice(QUESTIONS)).format(self._album.colors[card.color])
+
+    def _prompt(self, rng: np.random.Generator, question: str, image: Any) -> list[int]:
+        others = [schema for schema in self._schemas[1:] if rng.random() < 0.5] if rng.random() < 0.3 else []
+        return with_image_tokens(
+            self._chat.prompt(question, 1, [self._schemas[0], *others]), (image,), self._chat.image_token_id
+        )
+
+    def _answered(self, rng: np.random.Generator, pixels: Pixels, question: str, answer: str) -> Rollout:
+        image = self._images.encode(pixels)
+        return _rollout(self._prompt(rng, question, image), (image,), ((self._chat.answer(answer), True),), ())
+
+
+def zoom_box(box: Box | NDArray[np.float64], scale: float) -> list[int]:
+    """The box that lessons zoom on for a card (native px): ZOOM_SIDE square, in overview pixels, inside."""
+    left = round((float(box[0]) + float(box[2])) / 2 / scale - ZOOM_SIDE / 2)
+    top = round((float(box[1]) + float(box[3])) / 2 / scale - ZOOM_SIDE / 2)
+    left = min(max(left, 0), OVERVIEW_SIDE - ZOOM_SIDE)
+    top = min(max(top, 0), OVERVIEW_SIDE - ZOOM_SIDE)
+    return [left, top, left + ZOOM_SIDE, top + ZOOM_SIDE]
+
+
+def crop(
+    rng: np.random.Generator,
+    card: Card,
+    side: int,
+    span: float,
+    shift: float,
+    away: NDArray[np.float64] | None = None,
+) -> Pixels:
+    """A card shown `side` px wide, about `span` native px across and up to `shift` native px off centre, or `away`.
+
+    Turned, stretched and slanted a little: 1,350 handwritten digits are few.
+    """
+    angle = math.radians(rng.uniform(-10, 10))
+    zoom_x, zoom_y = (side / span * (1 + rng.uniform(-0.12, 0.12)) for _ in range(2))
+    slant = rng.uniform(-0.15, 0.15)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = np.array([[cosine * zoom_x, (sine + slant) * zoom_x], [-sine * zoom_y, cosine * zoom_y]])
+    centre = np.full(2, _PATCH_SIDE / 2) + rng.uniform(-shift, shift, size=2)
+    if away is not None:
+        centre = centre + away
+    offset = np.full(2, side / 2) - matrix @ centre
+    affine = np.column_stack([matrix, offset]).astype(np.float32)
+    pixels = cv2.warpAffine(card.patch, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+def varied(rng: np.random.Generator, pixels: Pixels) -> Pixels:
+    """The image a little brighter or darker, with more or less contrast."""
+    changed = pixels.astype(np.float32) * rng.uniform(0.85, 1.15) + rng.uniform(-12, 12)
+    return np.asarray(np.clip(changed, 0, 255), dtype=np.uint8)
+
+
+def _cleared(rng: np.random.Generator, tile: Pixels) -> Pixels:
+    grey = tile.astype(np.float32).mean(axis=2)
+    strokes = (grey - cv2.GaussianBlur(grey, (0, 0), 3.0)) * rng.uniform(2.5, 3.5)
+    cleared = np.clip(rng.uniform(90, 150) + strokes, 0, 255)
+    return np.asarray(np.repeat(cleared[:, :, None], 3, axis=2), dtype=np.uint8)
+
+
+def turned(album: Album, rng: np.random.Generator) -> tuple[Pixels, tuple[Card, ...], NDArray[np.float64]]:
+    """A random overview in one of its eight symmetries, its cards, and their boxes float64[cards, 4] in native px."""
+    page = album.pages[int(rng.integers(len(album.pages)))]
+    side = OVERVIEW_SIDE * album.scale
+    boxes = np.array([card.box for card in page.cards])
+    pixels = page.overview
+    if rng.random() < 0.5:
+        pixels, boxes = pixels[:, ::-1], np.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], 1)
+    if rng.random() < 0.5:
+        pixels, boxes = pixels[::-1], np.stack([boxes[:, 0], side - boxes[:, 3], boxes[:, 2], side - boxes[:, 1]], 1)
+    if rng.random() < 0.5:
+        pixels, boxes = pixels.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
+    return np.ascontiguousarray(pixels), page.cards, boxes
+
+
+def _first(boxes: NDArray[np.float64], scale: float) -> int:
+    """The card that comes first in reading order, image token by image token."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 // (TOKEN_SIDE * scale)
+    return min(range(len(boxes)), key=lambda number: (centres[number, 1], centres[number, 0]))
+
+
+def _rollout(
+    prompt: Sequence[int],
+    prompt_images: tuple[Any, ...],
+    turns: Sequence[tuple[Sequence[int], bool]],
+    completion_images: tuple[Any, ...],
+) -> Rollout:
+    ids = [token for tokens, _ in turns for token in tokens]
+    written = [is_written for tokens, is_written in turns for _ in tokens]
+    return Rollout(
+        trajectory=Trajectory("lesson", (), None, "answer"),
+        scene=Scene(()),
+        prompt_ids=torch.tensor(list(prompt)),
+        completion_ids=torch.tensor(ids),
+        action_mask=torch.tensor(written),
+        behavior_logprobs=torch.zeros(len(ids)),
+        prompt_images=prompt_images,
+        completion_images=completion_images,
+    )
+
+
+__all__ = [
+    "CROP_SIDE",
+    "NO_PLACE",
+    "OVERVIEW_SIDE",
+    "QUESTIONS",
+    "TOKEN_SIDE",
+    "ZOOM_SIDE",
+    "Album",
+    "Card",
+    "Conversations",
+    "Look",
+    "Page",
+    "crop",
+    "look_at_crop",
+    "look_at_mosaic",
+    "look_at_scene",
+    "make_album",
+    "turned",
+    "varied",
+    "zoom_box",
+]
