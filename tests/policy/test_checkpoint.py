@@ -9,6 +9,7 @@ import torch
 
 from share.kernel.errors import CheckpointError
 from share.kernel.policy.checkpoint import (
+    fingerprint,
     random_state,
     read_checkpoint,
     restore_random_state,
@@ -92,6 +93,13 @@ def test_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
     assert checkpoint is not None
     restore_random_state(checkpoint.parts["random"])  # type: ignore[arg-type]
     assert draw() == expected
+
+
+def test_a_fingerprint_tells_policies_apart() -> None:
+    tensors = {"a": torch.zeros(10_000), "b": torch.ones(3)}
+    assert fingerprint(tensors) == fingerprint({name: tensor.clone() for name, tensor in tensors.items()})
+    assert fingerprint(tensors) != fingerprint({**tensors, "a": torch.ones(10_000)})
+    assert fingerprint(tensors) != fingerprint({**tensors, "b": torch.ones(3, 1)})
 
 
 def test_the_hash_of_tensors_sees_every_bit() -> None:

@@ -35,6 +35,15 @@ def start(backend: str, settings: dict[str, Any], workdir: Path) -> subprocess.P
     return _python("--backend", backend, "--config", str(config))
 
 
+def finish(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the process to end, and leave none behind when it does not."""
+    try:
+        return process.wait(timeout=800)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def resume(run_dir: Path) -> subprocess.Popen[bytes]:
     return _python("--resume", str(run_dir))
 

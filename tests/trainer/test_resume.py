@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from share.kernel.registry import Registry
-from tests.trainer.runs import record, resume, run_dir_of, signal_after, start, steps_of, uninterrupted
+from tests.trainer.runs import finish, record, resume, run_dir_of, signal_after, start, steps_of, uninterrupted
 
 GRPO: dict[str, Any] = {
     "steps": 5,
@@ -58,7 +58,7 @@ def check_kills(
         process = resume(run_dir)
         killed += signal_after(process, run_dir, draw.randrange(2), draw.uniform(0.0, 0.8), signal.SIGKILL) < 0
     if killed == kills:
-        assert resume(run_dir).wait(timeout=240) == 0
+        assert finish(resume(run_dir)) == 0
     assert killed > 0, "the run ended before it was killed"
     assert record(run_dir) == expected
     assert sorted(set(steps_of(run_dir))) == list(range(1, 1 + expected["metrics"]["steps"]))

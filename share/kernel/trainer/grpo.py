@@ -23,6 +23,7 @@ from share.kernel.data.curriculum import RewardCurriculum, RewardPhase
 from share.kernel.errors import Interrupted
 from share.kernel.media.operator import Operator, load_operator
 from share.kernel.policy.checkpoint import (
+    fingerprint,
     random_state,
     read_checkpoint,
     restore_random_state,
@@ -252,7 +253,8 @@ class GRPOTrainer:
         updates = config.prompts_per_step // (config.prompts_per_update or config.prompts_per_step)
         self._updates = config.steps * updates * config.num_iterations
         self._checkpoints = run.run_dir / "checkpoints"
-        self._identity = f"grpo with seed {run.seed}"
+        # A resumed run that began from other weights would have another reference, and under an adapter another policy.
+        self._identity = f"grpo with seed {run.seed} from policy {fingerprint(self.policy.model.state_dict())}"
 
     def run_steps(self) -> None:
         """All steps that are left. Raises Interrupted, after a checkpoint, when the run was asked to stop."""

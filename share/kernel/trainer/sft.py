@@ -23,6 +23,7 @@ from share.kernel.data.curriculum import HarmRules, StageCurriculum, StageRules
 from share.kernel.errors import Interrupted, TaskError
 from share.kernel.media.operator import load_operator
 from share.kernel.policy.checkpoint import (
+    fingerprint,
     random_state,
     read_checkpoint,
     restore_random_state,
@@ -173,7 +174,8 @@ class SFTTrainer:
         self._demonstrated: list[tuple[Prompt, Demonstration, Rollout]] | None = None
         self._steps = sum(stage.steps_max for stage in config.stages)
         self._checkpoints = run.run_dir / "checkpoints"
-        self._identity = f"sft with seed {run.seed}"
+        # A resumed run that began from other weights would have another reference, and under an adapter another policy.
+        self._identity = f"sft with seed {run.seed} from policy {fingerprint(self.policy.model.state_dict())}"
 
     def run_steps(self) -> None:
         """All steps that are left. Raises Interrupted, after a checkpoint, when the run was asked to stop."""
