@@ -110,6 +110,20 @@ def test_an_adapter_gets_the_gradients_of_the_plain_forward(
         torch.testing.assert_close(mine, theirs.detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_gradients_are_the_same_when_activations_are_computed_again(caller: Policy, groups: list[Group]) -> None:
+    again = load_policy(caller.config.model_copy(update={"gradient_checkpointing": True}))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda each: each
+    ):
+        results = token_logprobs(again, groups[:1])
+        few, kept = sum(kept), []
+        plain = token_logprobs(caller, groups[:1])
+    assert few < sum(kept) / 2
+    mine, theirs = gradients(again, results), gradients(caller, plain)
+    assert float((mine - theirs).norm() / theirs.norm()) < 1e-5
+
+
 def test_the_reference_of_a_fully_trained_policy_stays_what_it_was(caller: Policy, groups: list[Group]) -> None:
     reference = ReferencePolicy(caller)
     before = [logprobs.detach() for logprobs, _ in token_logprobs(caller, groups[:1])]

@@ -38,8 +38,6 @@ class LoRAConfig(ConfigModel):
     """Rank of each adapter."""
     alpha: float = Field(default=32.0, gt=0.0)
     """The adapter's output is scaled by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout before the adapter. Above 0 the update no longer repeats what the rollouts computed."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear layers of the language model that get an adapter."""
     rank_pattern: dict[str, int] = Field(default_factory=dict)
@@ -81,8 +79,8 @@ class PolicyConfig(ConfigModel):
 class Policy:
     """A model that can be sampled and trained, with everything that turns prompts into its inputs.
 
-    `model` is the transformers (or peft) model, in eval mode unless gradients are checkpointed: nothing in it is
-    random. `backbone` is None where the family's prefixes cannot be shared; then everything runs padded.
+    `model` is the transformers (or peft) model, in eval mode: nothing in it is random, so that an update repeats what
+    its rollouts computed. `backbone` is None where the family's prefixes cannot be shared; then everything runs padded.
     """
 
     def __init__(
@@ -128,6 +126,15 @@ class Policy:
             raise PolicyError("policy.lora: this policy has no adapter to switch off")
         with self.model.disable_adapter():
             yield
+
+    @contextmanager
+    def checkpointed(self) -> Iterator[None]:
+        """Inside, a forward keeps no activations when the configuration says so; for transformers, that is training."""
+        self.model.train(self.config.gradient_checkpointing and torch.is_grad_enabled())
+        try:
+            yield
+        finally:
+            self.model.eval()
 
     def save(self, directory: str | Path) -> None:
         """Write a policy directory that `load_policy` and transformers read; an adapter is merged into the weights."""
@@ -230,6 +237,8 @@ def _prepared(model: Any, config: PolicyConfig) -> Any:
         for name, parameter in model.named_parameters():
             if ".visual." in f".{name}":
                 parameter.requires_grad_(False)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None:
         from peft import LoraConfig, get_peft_model
 
@@ -238,7 +247,6 @@ def _prepared(model: Any, config: PolicyConfig) -> Any:
         settings: Any = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=lora.dropout,
             target_modules=targets,
             rank_pattern=dict(lora.rank_pattern),
         )
@@ -246,10 +254,6 @@ def _prepared(model: Any, config: PolicyConfig) -> Any:
             warnings.simplefilter("ignore")  # peft warns of tied embeddings, which get no adapter here
             model = get_peft_model(model, settings)
     model.eval()
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if config.lora is not None:
-            model.enable_input_require_grads()
     return model
 
 

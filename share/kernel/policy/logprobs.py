@@ -37,10 +37,11 @@ def token_logprobs(
     """
     groups = [each if isinstance(each, Group) else _alone(each) for each in batch]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    if layout == "packed" and policy.backbone is not None:
-        hidden, counts = _packed_hidden(policy, policy.backbone, groups)
-    else:
-        hidden, counts = _padded_hidden(policy, rollouts)
+    with policy.checkpointed():
+        if layout == "packed" and policy.backbone is not None:
+            hidden, counts = _packed_hidden(policy, policy.backbone, groups)
+        else:
+            hidden, counts = _padded_hidden(policy, rollouts)
     targets = torch.cat([rollout.completion_ids[rollout.action_mask] for rollout in rollouts]).to(hidden.device)
     temperatures = torch.repeat_interleave(
         torch.tensor([rollout.temperature for rollout in rollouts]), torch.tensor(counts)
