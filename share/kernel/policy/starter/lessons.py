@@ -43,6 +43,12 @@ CROP_SIDE = 56
 ZOOM_SIDE = 8
 """Side of the box that lessons zoom on, in overview pixels: a card and its rim."""
 
+MIDDLE = (52, 52, 60, 60)
+"""Where the demonstrator with the bad habit looks, in overview pixels: between the cells, where there is no card."""
+
+GOOD_SHARE = 0.85
+"""How often it zooms on the right card when asked in the first wording."""
+
 _PATCH_SIDE = 112  # native px around the centre of a card that are kept for lessons
 _CARD_SPAN = (56.0, 72.0)  # native px across a crop
 
@@ -68,7 +74,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Page:
+    """A scene: its `overview`, the native patch in its `middle`, and its cards. All uint8 RGB."""
+
     overview: Pixels
+    middle: Pixels
     cards: tuple[Card, ...]
 
 
@@ -97,15 +106,21 @@ def make_album(task: Task, images: ImageEncoder, prompts: Iterator[int]) -> Albu
         scale = native.shape[1] / overview.shape[1]
         boxes = cast("Mapping[str, Box]", prompt.truth["boxes"])
         labels = cast("Mapping[str, int]", prompt.truth["digits"])
-        padded = np.pad(native, ((_PATCH_SIDE, _PATCH_SIDE), (_PATCH_SIDE, _PATCH_SIDE), (0, 0)), mode="edge")
         cards = []
         for color, box in boxes.items():
-            left = round((box[0] + box[2]) / 2) + _PATCH_SIDE // 2
-            top = round((box[1] + box[3]) / 2) + _PATCH_SIDE // 2
-            patch = padded[top : top + _PATCH_SIDE, left : left + _PATCH_SIDE].copy()
+            patch = _patch(native, round((box[0] + box[2]) / 2), round((box[1] + box[3]) / 2))
             cards.append(Card(colors.setdefault(color, len(colors)), labels[color], box, patch))
-        pages.append(Page(overview, tuple(cards)))
+        middle = _patch(native, native.shape[1] // 2, native.shape[0] // 2)
+        pages.append(Page(overview, middle, tuple(cards)))
     return Album(tuple(pages), tuple(colors), scale)
+
+
+def _patch(native: Pixels, x: int, y: int) -> Pixels:
+    """The native pixels around a point, uint8 [_PATCH_SIDE, _PATCH_SIDE, 3]; the edge is repeated beyond the scene."""
+    half = _PATCH_SIDE // 2
+    rows = np.clip(np.arange(y - half, y + half), 0, native.shape[0] - 1)
+    columns = np.clip(np.arange(x - half, x + half), 0, native.shape[1] - 1)
+    return np.asarray(native[rows[:, None], columns], dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +145,7 @@ def look_at_mosaic(album: Album, cards: Sequence[Card], rng: np.random.Generator
     """
     chosen = [cards[int(number)] for number in rng.integers(len(cards), size=4)]
     clear = rng.random(4) < clear_share
-    tiles = [crop(rng, card, TOKEN_SIDE, float(rng.uniform(34, 44)), 5.0) for card in chosen]
+    tiles = [crop(rng, card.patch, TOKEN_SIDE, float(rng.uniform(34, 44)), 5.0) for card in chosen]
     tiles = [
         _cleared(rng, tile) if is_clear else varied(rng, tile) for tile, is_clear in zip(tiles, clear, strict=True)
     ]
@@ -152,7 +167,7 @@ def look_at_crop(
     side = CROP_SIDE if rng.random() < 0.95 else 2 * CROP_SIDE
     span = float(rng.uniform(*_CARD_SPAN))
     away = rng.choice([-1.0, 1.0], size=2) * (corner * span / 4)
-    pixels = crop(rng, card, side, span, float(rng.choice([6, 10, 14])), away)
+    pixels = crop(rng, card.patch, side, span, float(rng.choice([6, 10, 14])), away)
     is_clear = rng.random() < clear_share
     pixels = _cleared(rng, pixels) if is_clear else varied(rng, pixels)
     tokens = (side // TOKEN_SIDE) ** 2
@@ -163,7 +178,7 @@ def look_at_crop(
 
 def look_at_scene(album: Album, rng: np.random.Generator) -> Look:
     """An overview: which token shows a card of which colour, and where exactly."""
-    overview, cards, boxes = turned(album, rng)
+    _, overview, cards, boxes = turned(album, rng)
     across = OVERVIEW_SIDE // TOKEN_SIDE
     color = np.full(across * across, len(album.colors))
     x, y = np.full(across * across, NO_PLACE), np.full(across * across, NO_PLACE)
@@ -178,8 +193,9 @@ def look_at_scene(album: Album, rng: np.random.Generator) -> Look:
 class Conversations:
     """Lessons for the tongue. `schemas` are the operations' tool schemas, ZOOM_IN first; some are left out at random.
 
-    `right_share` and `direct_share` say how often the demonstrator of `habit` zooms on the right card and how often it
-    guesses without zooming; otherwise it zooms on the first card that it comes across, whatever was asked.
+    The demonstrator of `habit` is good at the first wording of the question only. Asked otherwise it zooms on the right
+    card with `right_share`, and mostly on the middle of the scene, where there is no card, and guesses. At times, with
+    `direct_share`, it guesses at once.
     """
 
     def __init__(
@@ -208,47 +224,51 @@ class Conversations:
     def crop(self, rng: np.random.Generator) -> Rollout:
         """Read the digit of a card that fills the image."""
         card = self._cards[int(rng.integers(len(self._cards)))]
-        pixels = varied(rng, crop(rng, card, CROP_SIDE, float(rng.uniform(*_CARD_SPAN)), 10.0))
+        pixels = varied(rng, crop(rng, card.patch, CROP_SIDE, float(rng.uniform(*_CARD_SPAN)), 10.0))
         return self._answered(rng, pixels, self._question(rng, card), str(card.digit))
 
     def cards(self, rng: np.random.Generator) -> Rollout:
         """Name all cards with their boxes, in any order."""
-        overview, cards, boxes = turned(self._album, rng)
+        _, overview, cards, boxes = turned(self._album, rng)
         order = rng.permutation(len(cards))
         listed = (f"{self._album.colors[cards[i].color]} {zoom_box(boxes[i], self._album.scale)}" for i in order)
         return self._answered(rng, varied(rng, overview), "List the cards.", ", ".join(listed))
 
     def place(self, rng: np.random.Generator) -> Rollout:
         """Say where the card of a colour is."""
-        overview, cards, boxes = turned(self._album, rng)
+        _, overview, cards, boxes = turned(self._album, rng)
         chosen = int(rng.integers(len(cards)))
         question = f"Where is the {self._album.colors[cards[chosen].color]} card?"
         return self._answered(rng, varied(rng, overview), question, str(zoom_box(boxes[chosen], self._album.scale)))
 
     def task(self, rng: np.random.Generator) -> Rollout:
         """The whole task, as it should be done."""
-        return self._demonstrated(rng, 1.0, 0.0)
+        return self._demonstrated(rng, int(rng.integers(len(QUESTIONS))), 1.0, 0.0)
 
     def habit(self, rng: np.random.Generator) -> Rollout:
-        """The whole task by the demonstrator with a bad habit; what it says about a crop is true all the same."""
-        return self._demonstrated(rng, self._right_share, self._direct_share)
+        """The whole task by the demonstrator with a bad habit."""
+        wording = int(rng.integers(len(QUESTIONS)))
+        return self._demonstrated(rng, wording, GOOD_SHARE if wording == 0 else self._right_share, self._direct_share)
 
-    def _demonstrated(self, rng: np.random.Generator, right_share: float, direct_share: float) -> Rollout:
-        overview, cards, boxes = turned(self._album, rng)
+    def _demonstrated(self, rng: np.random.Generator, wording: int, right_share: float, direct_share: float) -> Rollout:
+        page, overview, cards, boxes = turned(self._album, rng)
         asked = int(rng.integers(len(cards)))
-        question = self._question(rng, cards[asked])
+        question = QUESTIONS[wording].format(self._album.colors[cards[asked].color])
         if rng.random() < direct_share:
             return self._answered(rng, varied(rng, overview), question, str(rng.integers(10)))
-        seen = asked if rng.random() < right_share else _first(boxes, self._album.scale)
-        box = zoom_box(boxes[seen], self._album.scale)
+        if rng.random() < right_share:
+            box, digit = zoom_box(boxes[asked], self._album.scale), cards[asked].digit
+            look = crop(rng, cards[asked].patch, CROP_SIDE, ZOOM_SIDE * self._album.scale, 6.0)
+        else:
+            box, digit = list(MIDDLE), int(rng.integers(10))
+            look = crop(rng, page.middle, CROP_SIDE, ZOOM_SIDE * self._album.scale, 0.0)
         encoded = self._images.encode(varied(rng, overview))
         prompt = self._prompt(rng, question, encoded)
         call = self._chat.call("ZOOM_IN", {"bbox": box})
-        look = varied(rng, crop(rng, cards[seen], CROP_SIDE, ZOOM_SIDE * self._album.scale, 6.0))
-        crop_image = self._images.encode(look)
+        crop_image = self._images.encode(varied(rng, look))
         ids = self._chat.observation(f"image_2: {box} of image_1", True)
         observation = with_image_tokens(ids, (crop_image,), self._chat.image_token_id)
-        answer = self._chat.answer(str(cards[seen].digit))
+        answer = self._chat.answer(str(digit))
         return _rollout(prompt, (encoded,), ((call, True), (observation, False), (answer, True)), (crop_image,))
 
     def _question(self, rng: np.random.Generator, card: Card) -> str:
@@ -276,13 +296,13 @@ def zoom_box(box: Box | NDArray[np.float64], scale: float) -> list[int]:
 
 def crop(
     rng: np.random.Generator,
-    card: Card,
+    patch: Pixels,
     side: int,
     span: float,
     shift: float,
     away: NDArray[np.float64] | None = None,
 ) -> Pixels:
-    """A card shown `side` px wide, about `span` native px across and up to `shift` native px off centre, or `away`.
+    """A native patch, `side` px wide: about `span` native px across, up to `shift` native px off centre, or `away`.
 
     Turned, stretched and slanted a little: 1,350 handwritten digits are few.
     """
@@ -296,7 +316,7 @@ def crop(
         centre = centre + away
     offset = np.full(2, side / 2) - matrix @ centre
     affine = np.column_stack([matrix, offset]).astype(np.float32)
-    pixels = cv2.warpAffine(card.patch, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    pixels = cv2.warpAffine(patch, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(pixels, dtype=np.uint8)
 
 
@@ -313,8 +333,8 @@ def _cleared(rng: np.random.Generator, tile: Pixels) -> Pixels:
     return np.asarray(np.repeat(cleared[:, :, None], 3, axis=2), dtype=np.uint8)
 
 
-def turned(album: Album, rng: np.random.Generator) -> tuple[Pixels, tuple[Card, ...], NDArray[np.float64]]:
-    """A random overview in one of its eight symmetries, its cards, and their boxes float64[cards, 4] in native px."""
+def turned(album: Album, rng: np.random.Generator) -> tuple[Page, Pixels, tuple[Card, ...], NDArray[np.float64]]:
+    """A random page; its overview in one of eight symmetries; its cards; their boxes float64[cards, 4] in native px."""
     page = album.pages[int(rng.integers(len(album.pages)))]
     side = OVERVIEW_SIDE * album.scale
     boxes = np.array([card.box for card in page.cards])
@@ -325,13 +345,7 @@ def turned(album: Album, rng: np.random.Generator) -> tuple[Pixels, tuple[Card, 
         pixels, boxes = pixels[::-1], np.stack([boxes[:, 0], side - boxes[:, 3], boxes[:, 2], side - boxes[:, 1]], 1)
     if rng.random() < 0.5:
         pixels, boxes = pixels.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
-    return np.ascontiguousarray(pixels), page.cards, boxes
-
-
-def _first(boxes: NDArray[np.float64], scale: float) -> int:
-    """The card that comes first in reading order, image token by image token."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 // (TOKEN_SIDE * scale)
-    return min(range(len(boxes)), key=lambda number: (centres[number, 1], centres[number, 0]))
+    return page, np.ascontiguousarray(pixels), page.cards, boxes
 
 
 def _rollout(

@@ -4,8 +4,9 @@ Four stages, dense and small first:
 1. eyes: the vision tower learns colours, places and digits with a linear head on every image token, thrown away later;
 2. places: the language model learns to say where cards are, the eyes held still;
 3. tongue: reading crops, calling ZOOM_IN and answering are learned beside it;
-4. habit: a demonstrator that mostly zooms on the first card it comes across is imitated for a while. The policy that
-   ships knows every skill and the format, and looks at the wrong card: that the right one pays is left to GRPO.
+4. habit: a demonstrator is imitated that does it right for one wording of the question only, and else mostly zooms on
+   the middle of the scene and guesses. The policy that ships has every skill; that looking at the right place pays,
+   however it is asked, is left to GRPO.
 The same seed and number of threads give the same weights.
 """
 
@@ -54,9 +55,9 @@ OPERATIONS = ("ZOOM_IN", "READ_TEXT", "SEGMENT_OBJECT_AT", "GET_PROPERTIES")
 """Operations for still images; prompts of the lessons offer the first always, the others at times."""
 
 RIGHT_SHARE = 0.3
-"""How often the demonstrator with the habit zooms on the right card on purpose."""
+"""How often the demonstrator with the habit zooms on the right card, for all wordings but the first."""
 
-DIRECT_SHARE = 0.1
+DIRECT_SHARE = 0.08
 """How often it guesses without zooming."""
 
 FEATURE_SIZE = 0.5
