@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from share.kernel.policy.loading import STARTER
 from share.kernel.registry import Registry
 from tests.trainer.runs import finish, record, resume, run_dir_of, signal_after, start, steps_of, uninterrupted
 
@@ -46,6 +48,8 @@ def check_kills(
     registry: Registry, tmp_path: Path, backend: str, settings: dict[str, Any], kills: int, seed: int
 ) -> None:
     """Ask a run to stop, resume it, kill and resume it `kills` times at random instants, let it end, and compare."""
+    policy = shutil.copytree(STARTER, tmp_path / "policy")  # one that stays what it is, whatever is made meanwhile
+    settings = {**settings, "policy": {"path": str(policy)}}
     expected = uninterrupted(registry, backend, settings, tmp_path / "undisturbed")
     draw = random.Random(seed)
     (tmp_path / "killed").mkdir()
