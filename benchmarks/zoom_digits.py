@@ -1,6 +1,6 @@
 """Does a policy learn to look where it pays? The task zoom_digits, from the shipped starter, through the real trainer.
 
-`python -m benchmarks.zoom_digits [--seeds 5] [--steps 80] [--parts ceiling learning curiosity]`. One thread of torch.
+`python -m benchmarks.zoom_digits [--seeds 5] [--steps 100] [--parts ceiling learning curiosity]`. One thread of torch.
 Every seed is printed. Three parts:
 
 ceiling    what can be guessed: the starter trained directly on the answers, with no operation, then asked held-out
@@ -45,7 +45,7 @@ ZOOM_IN = {"name": "ZOOM_IN", "side_min": 56, "side_max": 56}
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoom_digits", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=80, help="steps of GRPO")
+    parser.add_argument("--steps", type=int, default=100, help="steps of GRPO")
     parser.add_argument("--curiosity-steps", type=int, default=120)
     parser.add_argument("--parts", nargs="+", default=["ceiling", "learning", "curiosity"])
     parser.add_argument("--policy", default=None, help="policy directory; the shipped starter when not given")

@@ -57,9 +57,9 @@ QUESTIONS = (
 _CARD_SIDE = (56, 64)  # px, both inclusive
 _DIGIT_SIDE = (24, 27)  # px, both inclusive
 _STROKE_SIGMA = 2.4  # px: what a Gaussian of this width keeps of the digit is taken away from it
-_STROKE_PEAK = 105.0  # grey levels: the strongest stroke against its card
+_STROKE_PEAK = 115.0  # grey levels: the strongest stroke against its card
 _MOTTLE_SIGMA = 5.0  # px
-_MOTTLE_DEVIATION = 15.0  # grey levels
+_MOTTLE_DEVIATION = 12.0  # grey levels
 _BLANK = (128, 128, 128)
 
 

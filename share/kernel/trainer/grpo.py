@@ -94,14 +94,14 @@ class GRPOConfig(OptimizationConfig):
     """`component`: every component to zero mean and unit deviation in its group, then the weighted sum; `sum`: the sum
     is normalised; `center`: only its mean is subtracted (Dr. GRPO)."""
 
-    learning_rate: float = Field(default=2e-4, gt=0.0)
+    learning_rate: float = Field(default=1e-4, gt=0.0)
     """Peak learning rate of AdamW. The default is for the starter policy; billions of weights want 1e-6, an adapter of
     them 1e-5."""
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     """How the learning rate falls, if it does, to `learning_rate_end` at the last update."""
     learning_rate_end: float = Field(default=0.05, ge=0.0, le=1.0)
     """Where cosine and linear end, as a share of the peak."""
-    decay_share: float = Field(default=0.3, gt=0.0, le=1.0)
+    decay_share: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of the updates, the last ones, over which cosine and linear fall; before, the learning rate is constant."""
     warmup_updates: int = Field(default=5, ge=0)
     """Optimizer updates over which the learning rate rises linearly from near zero."""
