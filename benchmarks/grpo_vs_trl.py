@@ -170,11 +170,15 @@ def run_case(case: Case, options: argparse.Namespace, directory: Path) -> dict[s
             "ours_update": clock(lambda: ours_update(policy, groups), policy),
             "trl_update": clock(lambda: trl_update(trainer, groups), policy),
         }
+        check_prompts(trainer, groups)
+        if step < 0:
+            continue
         for name, elapsed in timed.items():
-            if step >= 0:
-                times[name].append(elapsed)
+            times[name].append(elapsed)
+        print(
+            "  " + ", ".join(f"{name} {elapsed:.3f} s" for name, elapsed in timed.items()), file=sys.stderr, flush=True
+        )
     rollouts = [each for group in groups for each in group.rollouts]
-    assert torch.equal(trainer.prompt_ids[0].cpu(), rollouts[0].prompt_ids), "both sides have the same prompts"
     result = {
         "case": case.name,
         "prompt_tokens": statistics.mean(len(each.prompt_ids) for each in rollouts),
@@ -437,7 +441,7 @@ def trl_step(trainer: Any) -> None:
     inputs = trainer._prepare_inputs(trainer.batch)
     loss = trainer.compute_loss(trainer.model, inputs)
     trainer.accelerator.backward(loss)
-    trainer.prompt_ids = inputs["prompt_ids"]
+    trainer.prompt_ids, trainer.prompt_mask = inputs["prompt_ids"], inputs["prompt_mask"]
     trainer.completion_tokens = float(inputs["completion_mask"].sum(1).float().mean())
     if "tool_mask" in inputs:
         observed = (inputs["tool_mask"] == 0) & (inputs["completion_mask"] == 1)
@@ -480,6 +484,13 @@ def trl_inputs(trainer: Any, groups: Sequence[Group]) -> dict[str, Any]:
     }
     moved: dict[str, Any] = {name: tensor.to(trainer.accelerator.device) for name, tensor in inputs.items()}
     return moved | {"num_images": [len(row) for row in images]}
+
+
+def check_prompts(trainer: Any, groups: Sequence[Group]) -> None:
+    """Both sides were given the same tokens; TRL shuffles them."""
+    rows = zip(trainer.prompt_ids.tolist(), trainer.prompt_mask.tolist(), strict=True)
+    theirs = {tuple(token for token, kept in zip(*row, strict=True) if kept) for row in rows}
+    assert theirs == {tuple(group.rollouts[0].prompt_ids.tolist()) for group in groups}
 
 
 def check_equality(policy: Policy, trainer: Any, groups: Sequence[Group], tolerance: float) -> dict[str, Any]:
