@@ -160,10 +160,10 @@ def zoom_box(box: Box, scene: Scene) -> list[int]:
 
 
 def _mottled(rng: np.random.Generator, side: int, color: tuple[int, int, int]) -> NDArray[np.uint8]:
-    noise = rng.standard_normal((side, side), dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), _MOTTLE_SIGMA)
+    noise: NDArray[np.float32] = rng.standard_normal((side, side), dtype=np.float32)
+    noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), _MOTTLE_SIGMA), dtype=np.float32)
     noise *= _MOTTLE_DEVIATION / noise.std()
-    return np.clip(np.asarray(color, np.float32) + noise[:, :, None], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.asarray(color, np.float32) + noise[:, :, None], 0, 255), dtype=np.uint8)
 
 
 def _place(rng: np.random.Generator, scene: Pixels, card: NDArray[np.uint8], cell: int, shift: int) -> Box:
