@@ -100,4 +100,11 @@ def write_preprocessor(directory: Path) -> None:
     (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-__all__ = ["PIXELS_MAX", "PIXELS_MIN", "make_configuration", "make_generation_configuration", "write_preprocessor"]
+__all__ = [
+    "PIXELS_MAX",
+    "PIXELS_MIN",
+    "make_configuration",
+    "make_generation_configuration",
+    "token_ids",
+    "write_preprocessor",
+]
