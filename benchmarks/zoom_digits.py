@@ -37,7 +37,9 @@ CURIOSITY_GAP_MIN = 0.40
 
 CEILING_STEPS = 300
 CEILING_PROMPTS = 32
-AVERSION_STEPS = 60
+AVERSION_STEPS = 2
+AVERSION_STEPS_MAX = 60
+AVERSE_CALLS_MAX = 0.05
 EVALUATION_PROMPTS = 400
 ZOOM_IN = {"name": "ZOOM_IN", "side_min": 56, "side_max": 56}
 
@@ -100,7 +102,10 @@ def show_learning(registry: Registry, path: str | None, seeds: int, steps: int, 
 def show_curiosity(registry: Registry, path: str | None, steps: int, workdir: Path) -> bool:
     policy, task = load_policy(PolicyConfig(path=path, device="cpu")), build_task(registry)
     operator = load_operator(registry, [zoom_in(registry)], fit=policy.fit)
-    train_on(policy, task, operator, AVERSION_STEPS, CEILING_PROMPTS, guess=True)
+    for first in range(0, AVERSION_STEPS_MAX, AVERSION_STEPS):
+        train_on(policy, task, operator, AVERSION_STEPS, CEILING_PROMPTS, guess=True, first=first, rate=1e-4)
+        if evaluate(policy, task, operator, temperature=1.0)[1] <= AVERSE_CALLS_MAX:
+            break
     averse = workdir / "averse"
     policy.save(averse)
     accuracy, calls = evaluate(policy, task, operator, temperature=1.0)
@@ -142,10 +147,20 @@ def reinforce(
     return cast("dict[str, Any]", result.run_context.metrics)
 
 
-def train_on(policy: Policy, task: Task, operator: Operator, steps: int, prompts: int, *, guess: bool) -> None:
+def train_on(
+    policy: Policy,
+    task: Task,
+    operator: Operator,
+    steps: int,
+    prompts: int,
+    *,
+    guess: bool,
+    first: int = 0,
+    rate: float = 5e-4,
+) -> None:
     """Supervised steps on answering at once: with the true answer, or with a digit that is a guess."""
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=5e-4, weight_decay=0.01)
-    for step in range(steps):
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=rate, weight_decay=0.01)
+    for step in range(first, first + steps):
         asked = [task.prompt("train", 1_000_000 + step * prompts + number) for number in range(prompts)]
         batch = [
             teacher_forced(policy, prompt, Demonstration((), guessed(prompt) if guess else prompt.answer), operator)
