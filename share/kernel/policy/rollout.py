@@ -169,11 +169,12 @@ def rollout(
     from share.kernel.policy.plain import run_plain
 
     rows_max = max(1, config.rows_max // config.group_size)
+    schemas = operator.schemas()
     groups: list[Group] = []
     run = run_shared if policy.backbone is not None else run_plain
     with torch.no_grad():
         for first in range(0, len(prompts), rows_max):
-            opened = [open_prompt(policy, prompt, operator.schemas()) for prompt in prompts[first : first + rows_max]]
+            opened = [open_prompt(policy, prompt, schemas) for prompt in prompts[first : first + rows_max]]
             groups += run(policy, opened, operator, config, key)
     return groups
 
