@@ -53,6 +53,9 @@ class PolicyConfig(ConfigModel):
     """Number format of the weights and of the forward pass."""
     device: str = "auto"
     """Torch device (`cpu`, `cuda`, `cuda:1`); `auto` takes a GPU when there is one."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of torch on the CPU. One is fastest for small policies, and by far on a machine that does other work as
+    well; a large policy wants more. The bits of a run depend on it."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention of transformers; prefixes are shared with `sdpa` only."""
     lora: LoRAConfig | None = None
@@ -158,6 +161,7 @@ def load_policy(config: PolicyConfig) -> Policy:
     if not (directory / "config.json").is_file():
         raise PolicyError(f"policy.path: {directory} holds no config.json; {_REMEDY}")
     device = _device(config.device)
+    torch.set_num_threads(config.threads)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         settings = AutoConfig.from_pretrained(directory, local_files_only=True)
