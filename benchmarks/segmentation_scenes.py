@@ -126,10 +126,10 @@ def iou(one: Mask, other: Mask) -> float:
 
 def read(name: str) -> Pixels:
     """A photograph that scikit-image or scikit-learn ships, by `package/stem`, at its own size."""
-    from share.kernel.task.assets import PHOTOGRAPHS, _data_file
+    from share.kernel.task.assets import PHOTOGRAPHS, data_file
 
     file = next(path for path in PHOTOGRAPHS if path.startswith(name.split("/")[0]) and name.split("/")[1] in path)
-    bgr = cv2.imdecode(np.frombuffer(_data_file(file).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    bgr = cv2.imdecode(np.frombuffer(data_file(file).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert bgr is not None, file
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 

@@ -1,4 +1,4 @@
-"""A fresh environment with real wheels in it: one that works, made by `new-plugin`, and seven that misbehave."""
+"""A fresh environment with real wheels: one that works, made by `new-plugin`, and six that misbehave in seven ways."""
 
 from __future__ import annotations
 

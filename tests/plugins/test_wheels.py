@@ -1,4 +1,4 @@
-"""A stranger's wheel works beside Pixelis, and seven that misbehave harm neither it nor Pixelis."""
+"""A stranger's wheel works beside Pixelis, and six that misbehave in seven ways harm neither it nor Pixelis."""
 
 from __future__ import annotations
 

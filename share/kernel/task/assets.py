@@ -65,7 +65,7 @@ def digits(split: Split) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     Stratified by class, fixed by the images' content alone. Exact duplicates are dropped. Both arrays are read-only.
     Raises TaskError when scikit-learn's data file is missing.
     """
-    path = _data_file("sklearn/datasets/data/digits.csv.gz")
+    path = data_file("sklearn/datasets/data/digits.csv.gz")
     with gzip.open(path, "rt", encoding="ascii") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     unique = {row.tobytes(): row for row in table}
@@ -117,7 +117,7 @@ def _rectangle(name: str, split: Split) -> Pixels:
 
 @lru_cache(maxsize=len(PHOTOGRAPHS))
 def _decode(name: str) -> Pixels:
-    path = _data_file(name)
+    path = data_file(name)
     encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     if bgr is None:
@@ -130,7 +130,7 @@ def _decode(name: str) -> Pixels:
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def _data_file(name: str) -> Path:
+def data_file(name: str) -> Path:
     """The file of an installed package, without importing the package."""
     package, _, inside = name.partition("/")
     distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
@@ -143,4 +143,4 @@ def _data_file(name: str) -> Path:
     return path
 
 
-__all__ = ["DIGITS_HELD_OUT", "PHOTOGRAPHS", "PHOTOGRAPH_HELD_OUT", "digits", "photograph"]
+__all__ = ["DIGITS_HELD_OUT", "PHOTOGRAPHS", "PHOTOGRAPH_HELD_OUT", "data_file", "digits", "photograph"]
