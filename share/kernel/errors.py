@@ -58,6 +58,38 @@ class CheckpointError(PixelisError):
     """A checkpoint is missing, damaged or belongs to another configuration."""
 
 
+class BufferProblem(PixelisError):
+    """Base of what can go wrong with an experience buffer; nothing acknowledged is lost by any of them."""
+
+
+class BufferLocked(BufferProblem):
+    """Another process writes to the buffer. The message names it."""
+
+
+class BufferFenced(BufferProblem):
+    """Another writer has taken over the buffer: this one may never write again."""
+
+
+class BufferFull(BufferProblem):
+    """The disk or a quota is full: what was to be appended was not accepted; reading goes on."""
+
+
+class BufferUnavailable(BufferProblem):
+    """The disk refused to write or to sync: what was to be appended was not accepted; reading goes on."""
+
+
+class BufferCorrupt(BufferProblem):
+    """Acknowledged records are damaged. The message says where and how to salvage the rest."""
+
+
+class ExperienceRefused(BufferProblem):
+    """An experience that cannot be stored: wrong dimension, not finite, taken id. The message names the field."""
+
+
+class IndexUnavailable(PixelisError):
+    """An index cannot be built or used here: no GPU, too few rows, a damaged file."""
+
+
 class Interrupted(PixelisError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
 

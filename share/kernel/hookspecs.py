@@ -49,6 +49,16 @@ def register_tasks(register: Register) -> None:
 
 
 @hookspec
+def register_buffers(register: Register) -> None:
+    """Kind `buffer`: classes of storages, durable logs of records below an experience buffer."""
+
+
+@hookspec
+def register_indexes(register: Register) -> None:
+    """Kind `index`: classes of k-NN indexes over the embeddings of an experience buffer."""
+
+
+@hookspec
 def register_autolabelers(register: Register) -> None:
     """Kind `autolabeler`: functions `label(config, run)` that write labels for images."""
 
@@ -73,6 +83,8 @@ KINDS = {
     "operation": register_operations,
     "reward": register_rewards,
     "task": register_tasks,
+    "buffer": register_buffers,
+    "index": register_indexes,
     "autolabeler": register_autolabelers,
     "online": register_onlines,
     "deployer": register_deployers,

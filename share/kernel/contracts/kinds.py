@@ -6,18 +6,23 @@ A backend is named by a target "module:attribute": a function or class whose fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from share.kernel.contracts.experience import Finding, Record, RecordType
 from share.kernel.contracts.run import RunContext
 from share.kernel.contracts.task import Demonstration, Prompt, Split
 from share.kernel.contracts.trajectory import Trajectory
 from share.kernel.contracts.vision import OperationResult, Scene
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pydantic import BaseModel
 
     from share.kernel.config import ConfigModel
+    from share.kernel.experience.disk import Disk
 
 
 class Trainer(Protocol):
@@ -84,4 +89,110 @@ class Task(Protocol):
     def demonstrate(self, prompt: Prompt, scene: Scene, /) -> Demonstration | None: ...
 
 
-__all__ = ["Operation", "Reward", "Task", "Trainer"]
+class RecordLog(Protocol):
+    """An open log of a storage. Not thread-safe for appending; reading may go on beside it.
+
+    Sequences are given without gaps. Errors: BufferFull, BufferUnavailable, BufferFenced, BufferCorrupt.
+    """
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence that the next appended record gets; 1 in a new log."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Number of this writer, greater than that of every writer before; of a reader, that of the last writer."""
+        ...
+
+    def append(self, records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]], /) -> list[int]:
+        """Append records (type, parts of the payload), all durable at return, with one sync for all of them.
+
+        Returns their locations. After an error none of them counts as accepted, a later append may succeed, and
+        whatever of them reached the disk is never read again.
+        """
+        ...
+
+    def scan(self, after: int = 0, /, *, until: int | None = None) -> Iterator[Record]:
+        """Records with after < sequence <= until in order, checksums verified. Raises BufferCorrupt.
+
+        A reader passes as `until` what the writer says is durable. Erased records are left out.
+        """
+        ...
+
+    def read(self, location: int, sequence: int, /) -> Record:
+        """One record, checksum verified. Raises KeyError when it has been erased or truncated away."""
+        ...
+
+    def truncate(self, before: int, /) -> int:
+        """Give back space of records with sequence < before, as far as that is cheap. Returns bytes given back."""
+        ...
+
+    def compact(self, is_dead: Callable[[Record], bool], /) -> int:
+        """Erase the payloads of all dead records from every file; locations of others stay. Returns bytes erased.
+
+        Crash-safe and repeatable. Calls `is_dead` on records from the oldest on, skipping ones erased already.
+        """
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Kind `buffer`: durable storage of an experience buffer's records."""
+
+    def open(
+        self, directory: Path, disk: Disk, mode: Literal["write", "read"], /, *, salvage: bool = False
+    ) -> RecordLog:
+        """Open the log below `directory`, which a writer makes if needed. One writer at a time is the caller's care.
+
+        Opening to write recovers: an unacknowledged tail is cut. Raises BufferCorrupt for damage to acknowledged
+        records, unless `salvage`: then everything sound is kept, and the rest is left out of `scan`.
+        """
+        ...
+
+    def verify(self, directory: Path, disk: Disk, /, *, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+        """Read every byte; yields what is wrong. `progress(bytes done, bytes in all)` is called along the way."""
+        ...
+
+
+class BuiltIndex(Protocol):
+    """A built index over rows of a matrix, never changed afterwards; searched from many threads."""
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the similarities are exact; else they only rank candidates, and the caller computes exact ones."""
+        ...
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def search(self, query_D: NDArray[np.float32], k: int, /) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """At most k rows (the numbers given to `build`) with their similarities, best first."""
+        ...
+
+    def save(self) -> bytes:
+        """What `Index.load` takes."""
+        ...
+
+
+@runtime_checkable
+class Index(Protocol):
+    """Kind `index`: makes k-NN indexes by inner product of unit vectors."""
+
+    def build(self, vectors_ND: NDArray[np.generic], rows_N: NDArray[np.int64], /, *, seed: int = 0) -> BuiltIndex:
+        """Index `vectors_ND` (float16 or float32, unit length) under the numbers `rows_N`. Raises IndexUnavailable."""
+        ...
+
+    def load(self, content: memoryview, /) -> BuiltIndex:
+        """An index from what `save` gave; may go on using `content`. Raises IndexUnavailable if it is not one."""
+        ...
+
+
+__all__ = ["BuiltIndex", "Index", "Operation", "RecordLog", "Reward", "Storage", "Task", "Trainer"]

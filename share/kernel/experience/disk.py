@@ -1,0 +1,205 @@
+"""The few things that an experience buffer asks of a file system, so that a test can be the file system.
+
+`Disk` and `File` are all that touches bytes below a buffer's directory (besides the databases of other storages, the
+lock and the live page). What is not synced may be lost, in part or torn, when the machine dies; a name is durable when
+its directory was synced. `RealDisk` is the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+
+
+class File(Protocol):
+    """An open file. Every method may raise OSError (ENOSPC, EIO, EROFS, …)."""
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """Up to `count` bytes; fewer at the end of the file."""
+        ...
+
+    def pwrite(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        """Write all parts one behind the other from `offset` on; the file grows as needed."""
+        ...
+
+    def resize(self, size: int) -> None:
+        """Cut or extend with zeros, which take no space until written."""
+        ...
+
+    def punch(self, offset: int, count: int) -> None:
+        """Turn a range into zeros and give its space back where the file system can."""
+        ...
+
+    def sync(self) -> None:
+        """Content and size are durable when this returns. After an OSError nothing since the last one is to be trusted."""
+        ...
+
+    def map(self) -> memoryview:
+        """The content as it is now and, on a real disk, as it becomes; read only; empty for an empty file."""
+        ...
+
+    @property
+    def size(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """A file system. Every method may raise OSError."""
+
+    def make_directory(self, path: Path) -> None:
+        """With its parents; nothing happens if it exists. Durable only after `sync_directory` of the parent."""
+        ...
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False) -> File:
+        """Raises FileNotFoundError unless `create`; a created file that exists is emptied."""
+        ...
+
+    def names(self, directory: Path) -> list[str]:
+        """Sorted; empty if the directory does not exist."""
+        ...
+
+    def link(self, path: Path, name: Path) -> None:
+        """A second name for a file. Raises FileExistsError if the name is taken."""
+        ...
+
+    def rename(self, path: Path, name: Path) -> None:
+        """Replaces what had the name, atomically."""
+        ...
+
+    def unlink(self, path: Path) -> None: ...
+
+    def sync_directory(self, directory: Path) -> None:
+        """Names made, replaced and removed in it are durable when this returns."""
+        ...
+
+
+class RealFile:
+    """A file of the operating system."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def pread(self, count: int, offset: int) -> bytes:
+        content = os.pread(self._descriptor, count, offset)
+        while 0 < len(content) < count:
+            more = os.pread(self._descriptor, count - len(content), offset + len(content))
+            if not more:
+                break
+            content += more
+        return content
+
+    def pwrite(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        count = sum(len(part) for part in parts)
+        written = os.pwritev(self._descriptor, parts, offset) if len(parts) <= 1024 else 0
+        if written < count:  # a short write: a signal, a limit, or too many parts for one call
+            rest = memoryview(b"".join(parts))[written:]
+            while rest:
+                written_now = os.pwrite(self._descriptor, rest, offset + count - len(rest))
+                if written_now == 0:
+                    raise OSError(errno.EIO, "the disk writes nothing")
+                rest = rest[written_now:]
+
+    def resize(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def punch(self, offset: int, count: int) -> None:
+        if count == 0:
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        mode = ctypes.c_int(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)
+        if libc.fallocate(self._descriptor, mode, ctypes.c_long(offset), ctypes.c_long(count)) != 0:
+            number = ctypes.get_errno()
+            if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise OSError(number, os.strerror(number))
+            zeros = bytes(1 << 20)
+            for start in range(offset, min(offset + count, self.size), len(zeros)):
+                self.pwrite([zeros[: min(len(zeros), offset + count - start)]], start)
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def map(self) -> memoryview:
+        size = self.size
+        if size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(self._descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ))
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class RealDisk:
+    """The file system of the operating system."""
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False) -> RealFile:
+        flags = os.O_RDWR if write or create else os.O_RDONLY
+        return RealFile(os.open(path, flags | (os.O_CREAT | os.O_TRUNC if create else 0) | os.O_CLOEXEC, 0o644))
+
+    def names(self, directory: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+
+    def link(self, path: Path, name: Path) -> None:
+        os.link(path, name)
+
+    def rename(self, path: Path, name: Path) -> None:
+        os.rename(path, name)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def sync_directory(self, directory: Path) -> None:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened(disk: Disk, path: Path, *, write: bool = False, create: bool = False) -> Iterator[File]:
+    """An open file that is closed behind."""
+    file = disk.open(path, write=write, create=create)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def publish(disk: Disk, path: Path, parts: Sequence[bytes | memoryview], *, replace: bool = False) -> None:
+    """Make a whole file appear under its name: temporary name, sync, link (or rename), sync of the directory.
+
+    Raises FileExistsError if the name is taken and `replace` is false.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with opened(disk, temporary, create=True) as file:
+        file.pwrite(parts, 0)
+        file.sync()
+    if replace:
+        disk.rename(temporary, path)
+    else:
+        disk.link(temporary, path)
+        disk.unlink(temporary)
+    disk.sync_directory(path.parent)
+
+
+__all__ = ["Disk", "File", "RealDisk", "RealFile", "opened", "publish"]

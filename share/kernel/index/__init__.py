@@ -1,0 +1,1 @@
+"""The k-NN indexes of the experience buffer that ship with Pixelis."""
