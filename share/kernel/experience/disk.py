@@ -40,7 +40,7 @@ class File(Protocol):
         ...
 
     def sync(self) -> None:
-        """Content and size are durable when this returns. After an OSError nothing since the last one is to be trusted."""
+        """Content and size are durable at return. After an OSError nothing since the last sync is to be trusted."""
         ...
 
     def map(self) -> memoryview:
