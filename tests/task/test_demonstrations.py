@@ -14,10 +14,10 @@ from share.kernel.config import Choice
 from share.kernel.contracts.kinds import Task
 from share.kernel.contracts.task import Prompt
 from share.kernel.contracts.vision import Scene, Transform
+from share.kernel.data.checkers import exact
 from share.kernel.media.mask import decode_mask
 from share.kernel.media.operator import Operator, Outcome, load_operator
 from share.kernel.registry import load_registry
-from share.kernel.task.checkers import exact
 from share.kernel.task.compare_objects import CompareObjects, CompareObjectsConfig
 from share.kernel.task.count import Count, CountConfig
 from share.kernel.task.follow_object import FollowObject, FollowObjectConfig

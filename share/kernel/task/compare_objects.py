@@ -14,7 +14,7 @@ from pydantic import Field
 
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
 from share.kernel.contracts.vision import Scene
-from share.kernel.task.checkers import exact
+from share.kernel.data.checkers import exact
 from share.kernel.task.generated import GeneratedConfig, generator, point_in_view, view_of
 from share.kernel.task.painting import SHAPES, Painted, background, paint_shape, places, radius_of_area
 

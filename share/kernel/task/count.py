@@ -9,7 +9,7 @@ from pydantic import Field
 
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
 from share.kernel.contracts.vision import Scene
-from share.kernel.task.checkers import numeric
+from share.kernel.data.checkers import numeric
 from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
 from share.kernel.task.painting import COLORS, SHAPES, background, paint_shape, places
 

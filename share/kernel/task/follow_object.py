@@ -17,9 +17,9 @@ from pydantic import Field
 
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
 from share.kernel.contracts.vision import Box, Scene
+from share.kernel.data.checkers import choice
 from share.kernel.errors import TaskError
 from share.kernel.task.assets import photograph
-from share.kernel.task.checkers import choice
 from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
 from share.kernel.task.painting import COLORS, background, grain, text_alpha
 

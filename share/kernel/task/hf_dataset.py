@@ -16,9 +16,9 @@ from pydantic import Field
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Demonstration, Prompt, Split
 from share.kernel.contracts.vision import Scene
+from share.kernel.data import checkers
 from share.kernel.errors import MediaError, TaskError
 from share.kernel.media.image import load_image
-from share.kernel.task import checkers
 from share.kernel.task.record import Check, score
 from share.kernel.task.splits import held_out
 

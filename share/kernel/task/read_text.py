@@ -16,8 +16,8 @@ from pydantic import Field
 
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
 from share.kernel.contracts.vision import Box, Scene
+from share.kernel.data.checkers import edit_similarity
 from share.kernel.task.assets import photograph
-from share.kernel.task.checkers import edit_similarity
 from share.kernel.task.generated import GeneratedConfig, box_in_view, generator, view_of
 from share.kernel.task.painting import Color, blend, grain, places, text_alpha
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from share.kernel.config import ConfigModel
-from share.kernel.task import checkers
+from share.kernel.data import checkers
 
 Check = Literal["exact", "numeric", "contains", "choice", "similarity"]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from share.kernel.task.checkers import (
+from share.kernel.data.checkers import (
     ANSWER_CHARACTERS_MAX,
     choice,
     contains,
