@@ -18,9 +18,11 @@ from share.kernel.events import StructuredLogger
 from share.kernel.kernel import VisionKernel
 from share.kernel.registry import Registry
 from share.kernel.testing import check_run
-from share.kernel.trainer.grpo import GRPOConfig, GRPOTrainer
+from share.kernel.trainer.grpo import GRPOTrainer
+from share.kernel.trainer.grpo_config import GRPOConfig
 from share.kernel.trainer.monitor import Monitor
-from share.kernel.trainer.sft import SFTConfig, SFTTrainer
+from share.kernel.trainer.sft import SFTTrainer
+from share.kernel.trainer.sft_config import SFTConfig
 from tests.trainer.runs import TINY
 
 SHORT: dict[str, Any] = {
@@ -51,7 +53,7 @@ def sft(registry: Registry, run_dir: Path, **settings: Any) -> SFTTrainer:
 
 
 def weights(trainer: GRPOTrainer | SFTTrainer) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+    return {name: parameter.detach().clone() for name, parameter in trainer.learner.parameters.items()}
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -141,7 +143,7 @@ def test_with_an_adapter_only_the_adapter_is_trained_and_the_reference_is_the_po
 ) -> None:
     settings = {"mask_truncated": False, "zero_variance": "keep", "entropy_coefficient": 0.1, "learning_rate": 1e-2}
     trainer = grpo(registry, tmp_path, policy={"lora": {"rank": 4}}, **settings)
-    assert all("lora" in name for name in trainer.parameters)
+    assert all("lora" in name for name in trainer.learner.parameters)
     assert trainer.make_step(2).numbers["kl"] == pytest.approx(0.0, abs=1e-6)
     assert trainer.make_step(2).numbers["kl"] > 1e-6
 
@@ -195,16 +197,16 @@ def test_a_stage_that_harms_is_taken_back_to_the_kept_weights(registry: Registry
         assert trainer._obey({"format": [0.0] * 4}, monitor)
     assert same(before, weights(trainer))
     assert trainer.ended is None
-    first = trainer.make_step(2)[0]["learning_rate"]
+    first = trainer.make_step(2).numbers["learning_rate"]
     assert first == pytest.approx(0.5e-2)
 
 
 def test_supervision_lowers_the_loss(registry: Registry, tmp_path: Path) -> None:
     trainer = sft(registry, tmp_path, learning_rate=2e-3)
-    for parameter in trainer.parameters.values():  # from what the starter knows there is little to lower
+    for parameter in trainer.learner.parameters.values():  # from what the starter knows there is little to lower
         if parameter.dim() >= 2:
             torch.nn.init.normal_(parameter, std=0.02)
-    losses = [trainer.make_step(4)[0]["loss"] for _ in range(8)]
+    losses = [trainer.make_step(4).numbers["loss"] for _ in range(8)]
     assert losses[-1] < losses[0]
 
 

@@ -9,207 +9,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from share.kernel.config import Choice, ConfigModel, choice
 from share.kernel.contracts.run import RunContext
-from share.kernel.data.curriculum import RewardCurriculum, RewardPhase
+from share.kernel.data.curriculum import RewardCurriculum
 from share.kernel.errors import Interrupted
 from share.kernel.media.operator import Operator, load_operator
-from share.kernel.policy.checkpoint import (
-    fingerprint,
-    random_state,
-    read_checkpoint,
-    restore_random_state,
-    sha256_of_tensors,
-    write_checkpoint,
-)
-from share.kernel.policy.loading import PolicyConfig, load_policy
-from share.kernel.policy.logprobs import Layout, token_logprobs
-from share.kernel.policy.losses import UpdateSize, Variant, policy_loss
-from share.kernel.policy.orchestrator import Normalization, RewardOrchestrator
+from share.kernel.policy.loading import load_policy
+from share.kernel.policy.logprobs import token_logprobs
+from share.kernel.policy.losses import UpdateSize, policy_loss
+from share.kernel.policy.orchestrator import RewardOrchestrator
 from share.kernel.policy.reference import ReferencePolicy
-from share.kernel.policy.rollout import Group, RolloutConfig, RolloutKey, rollout
-from share.kernel.report.curves import write_curves
-from share.kernel.report.gallery import write_gallery
-from share.kernel.trainer.alarms import AlarmConfig, Alarms
+from share.kernel.policy.rollout import Group, RolloutKey, rollout
+from share.kernel.trainer.alarms import Alarms
+from share.kernel.trainer.checkpoints import RunCheckpoints
 from share.kernel.trainer.evaluation import Evaluation, answered, evaluate
-from share.kernel.trainer.history import History
-from share.kernel.trainer.monitor import Monitor, Trackers
-from share.kernel.trainer.optimization import (
-    OptimizationConfig,
-    adamw,
-    learning_rate_at,
-    load_parameters,
-    make_update,
-    peak_memory_bytes,
-    seed_everything,
-    trainable,
-)
+from share.kernel.trainer.grpo_config import GRPOConfig
+from share.kernel.trainer.history import History, StepReport
+from share.kernel.trainer.learner import Learner
+from share.kernel.trainer.monitor import Monitor
+from share.kernel.trainer.optimization import learning_rate_at, seed_everything
 from share.kernel.trainer.prompts import PromptStream, build_task, held_out
+from share.kernel.trainer.rehearsal import Plan, rehearse
+from share.kernel.trainer.results import leave_results
 from share.kernel.trainer.scored import Scored, evaluated_items, mean, scored_items, seen
 
 GALLERY_PROMPTS = 12
 """Held-out prompts, and groups of the last step, that the gallery shows."""
-
-REHEARSED_PROMPTS = 4
-"""Prompts per step of a dry run."""
-
-ZOOM_IN = {"name": "ZOOM_IN", "side_min": 56, "side_max": 56}
-"""Crops of the size that the starter policy reads."""
-
-
-class RewardTerm(ConfigModel):
-    reward: Annotated[Choice, choice("reward")]
-    """The reward component."""
-    weight: float = 1.0
-    """Its weight in the sum of the normalised components."""
-
-
-class GRPOConfig(OptimizationConfig):
-    """Group-relative policy optimisation with visual operations in the loop."""
-
-    policy: PolicyConfig = PolicyConfig()
-    """The policy to train; the shipped starter when no path is given."""
-    task: Annotated[Choice, choice("task")] = Choice("task", "zoom_digits")
-    """Source of the prompts, for training and for the held-out evaluation."""
-    operations: tuple[Annotated[Choice, choice("operation")], ...] = Field(
-        default_factory=lambda: (ZOOM_IN,)  # type: ignore[arg-type]
-    )
-    """Visual operations that the policy may call."""
-    rewards: dict[str, RewardTerm] = Field(default_factory=dict)
-    """Reward components by name. `{curiosity: 0.5}` is short for weight 0.5 of the reward `curiosity`; `task` with
-    weight 1 is added when it is not named."""
-    reward_curriculum: tuple[RewardPhase, ...] = ()
-    """Phases of reward weights, which then replace the weights of `rewards`. Empty: constant weights."""
-    reward_window_steps: int = Field(default=100, ge=1)
-    """Steps of the moving averages that end a phase."""
-    normalization: Normalization = "component"
-    """`component`: every component to zero mean and unit deviation in its group, then the weighted sum; `sum`: the sum
-    is normalised; `center`: only its mean is subtracted (Dr. GRPO)."""
-
-    learning_rate: float = Field(default=1e-4, gt=0.0)
-    """Peak learning rate of AdamW. The default is for the starter policy; billions of weights want 1e-6, an adapter of
-    them 1e-5."""
-    schedule: Literal["constant", "cosine", "linear"] = "linear"
-    """How the learning rate falls, if it does, to `learning_rate_end` at the last update."""
-    learning_rate_end: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Where cosine and linear end, as a share of the peak."""
-    decay_share: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of the updates, the last ones, over which cosine and linear fall; before, the learning rate is constant."""
-    warmup_updates: int = Field(default=5, ge=0)
-    """Optimizer updates over which the learning rate rises linearly from near zero."""
-
-    steps: int = Field(default=100, ge=1)
-    """Steps of the run: rounds of rollouts, each followed by its updates."""
-    prompts_per_step: int = Field(default=16, ge=1)
-    """Prompts (groups) per step."""
-    prompts_per_update: int | None = None
-    """Groups per optimizer update; None: all of the step in one update."""
-    prompts_per_forward: int = Field(default=4, ge=1)
-    """Groups per forward and backward pass: bounds memory, does not change the update."""
-    num_iterations: int = Field(default=1, ge=1)
-    """Passes over the groups of a step."""
-    rollout: RolloutConfig = RolloutConfig(group_size=8, turns_max=3, tokens_max=128)
-    """How the policy is sampled; `rollout.group_size` rollouts per prompt."""
-    mask_truncated: bool = True
-    """Rollouts that were cut at turns_max or tokens_max neither pay nor cost (Mini-o3's over-turn masking)."""
-    zero_variance: Literal["keep", "skip", "resample"] = "skip"
-    """Groups whose rewards are all equal: compute them all the same, leave them out of the update, or draw other
-    prompts instead (dynamic sampling, DAPO, arXiv 2503.14476)."""
-    resample_rounds_max: int = Field(default=3, ge=1)
-    """Rounds of drawing other prompts per step."""
-
-    loss: Variant = "dapo"
-    """Loss variant."""
-    clip_low: float = Field(default=0.2, ge=0.0)
-    """The ratio of policy to behavior policy is clipped below 1 minus this."""
-    clip_high: float = Field(default=0.28, ge=0.0)
-    """The ratio of policy to behavior policy is clipped above 1 plus this."""
-    kl_coefficient: float = Field(default=0.0, ge=0.0)
-    """Weight of the KL divergence from the reference policy (the policy without its adapter; a frozen copy when all
-    weights are trained)."""
-    measure_kl: bool = True
-    """Measure that divergence on one group a step also when its coefficient is 0. Where all weights are trained this
-    keeps a frozen copy of them in memory."""
-    entropy_coefficient: float = Field(default=0.0, ge=0.0)
-    """Weight of the entropy bonus."""
-    layout: Layout = "packed"
-    """Forward pass of the update: one row per group with a tree mask, or one padded row per rollout. Same loss."""
-
-    evaluate_every: int = Field(default=25, ge=1)
-    """Steps between held-out evaluations; there is one before the first step and one after the last."""
-    evaluation_prompts: int = Field(default=100, ge=1)
-    """Held-out prompts per evaluation."""
-    evaluate_without_operations: bool = False
-    """Also evaluate, before and after, with operations switched off: what can be guessed."""
-    checkpoint_every: int = Field(default=25, ge=1)
-    """Steps between checkpoints."""
-    checkpoints_kept: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
-    trackers: Trackers = ("auto",)
-    """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that are installed."""
-    alarms: AlarmConfig = AlarmConfig()
-    """When to warn that operation use or entropy collapses or groups teach nothing."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete_rewards(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or not isinstance(data.get("rewards", {}), Mapping):
-            return data
-        terms = {"task": 1.0, **data.get("rewards", {})}
-        return {**data, "rewards": {name: _term(name, value) for name, value in terms.items()}}
-
-    @field_validator("rollout")
-    @classmethod
-    def _enough_to_compare(cls, value: RolloutConfig) -> RolloutConfig:
-        if value.group_size < 2:
-            reason = "a rollout is judged against the others of its group, so a group needs 2 or more"
-            error = PydanticCustomError("group_size", "{reason}", {"reason": reason})
-            mistake = InitErrorDetails(type=error, loc=("group_size",), input=value.group_size)
-            raise ValidationError.from_exception_data("RolloutConfig", [mistake])
-        return value
-
-    @field_validator("reward_curriculum")
-    @classmethod
-    def _weighs_what_is_scored(cls, value: tuple[RewardPhase, ...], info: ValidationInfo) -> tuple[RewardPhase, ...]:
-        known = info.data.get("rewards", {})
-        for phase in value:
-            for name in phase.weights:
-                if name not in known:
-                    raise ValueError(f"phase {phase.name!r} weighs {name!r}; rewards has {', '.join(known)}")
-        return value
-
-    @field_validator("prompts_per_update")
-    @classmethod
-    def _divides_the_step(cls, value: int | None, info: ValidationInfo) -> int | None:
-        prompts = info.data.get("prompts_per_step")
-        if value is not None and prompts is not None and (value < 1 or prompts % value):
-            raise ValueError(f"must divide prompts_per_step ({prompts})")
-        return value
-
-
-def _term(name: str, value: Any) -> Any:
-    if isinstance(value, int | float):
-        return {"reward": name, "weight": value}
-    if isinstance(value, Mapping):
-        reward = value.get("reward", name)
-        return {**value, "reward": {"name": name, **reward} if isinstance(reward, Mapping) else reward}
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one step was. `numbers` are the same in every run of one seed; `times` are seconds and rates."""
-
-    numbers: dict[str, float]
-    times: dict[str, float]
 
 
 def train(config: GRPOConfig, run: RunContext) -> None:
@@ -242,8 +71,8 @@ class GRPOTrainer:
             curriculum if config.reward_curriculum else None,
         )
         self.reference = ReferencePolicy(self.policy) if config.kl_coefficient or config.measure_kl else None
-        self.parameters = trainable(self.policy.model)
-        self.optimizer = adamw(self.parameters, config)
+        self.learner = Learner(self.policy.model, config)
+        self.checkpoints = RunCheckpoints(run, "grpo", self.policy, config.checkpoints_kept)
         self.stream = PromptStream(self.task, "train", run.seed)
         self.alarms = Alarms(config.alarms)
         self.history = History()
@@ -252,9 +81,6 @@ class GRPOTrainer:
         self._last: tuple[Scored, ...] = ()
         updates = config.prompts_per_step // (config.prompts_per_update or config.prompts_per_step)
         self._updates = config.steps * updates * config.num_iterations
-        self._checkpoints = run.run_dir / "checkpoints"
-        # A resumed run that began from other weights would have another reference, and under an adapter another policy.
-        self._identity = f"grpo with seed {run.seed} from policy {fingerprint(self.policy.model.state_dict())}"
 
     def run_steps(self) -> None:
         """All steps that are left. Raises Interrupted, after a checkpoint, when the run was asked to stop."""
@@ -341,7 +167,7 @@ class GRPOTrainer:
         for first in range(0, len(taught), config.prompts_per_forward):
             tokens += self._backward(taught[first : first + config.prompts_per_forward], size, sums)
         learning_rate = learning_rate_at(config, self.update, self._updates)
-        norm = make_update(self.optimizer, config, learning_rate) if taught else 0.0
+        norm = self.learner.update(learning_rate) if taught else 0.0
         self.update += 1
         means = {name: value if name == "loss" else value / max(tokens, 1) for name, value in sums.items()}
         return {**({} if kl is None else {"kl": kl}), **means, "gradient_norm": norm, "learning_rate": learning_rate}
@@ -450,91 +276,51 @@ class GRPOTrainer:
 
     def save(self) -> None:
         """A checkpoint of everything the next step depends on."""
-        parts = {
-            "policy": {name: parameter.detach().cpu() for name, parameter in self.parameters.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "rewards": self.orchestrator.state_dict(),
-            "random": random_state(),
-            "trainer": {
-                "update": self.update,
-                "cursor": self.cursor,
-                "train_s": self.train_s,
-                "alarms": self.alarms.state_dict(),
-                "history": self.history.state_dict(),
-            },
+        own = {
+            "update": self.update,
+            "cursor": self.cursor,
+            "train_s": self.train_s,
+            "alarms": self.alarms.state_dict(),
+            "history": self.history.state_dict(),
         }
-        write_checkpoint(self._checkpoints, self.step, self._identity, parts, self.config.checkpoints_kept)
+        rewards = self.orchestrator.state_dict()
+        self.checkpoints.save(self.step, {**self.learner.state_dict(), "rewards": rewards, "trainer": own})
         self._publish()
 
     def restore(self) -> None:
         """Go back to the newest good checkpoint; without any, to the beginning."""
-        checkpoint = read_checkpoint(self._checkpoints, self._identity)
-        self.run.metrics.clear()
+        checkpoint = self.checkpoints.restore()
         if checkpoint is None:
-            self.run.logger.info("train.resumed", "no checkpoint yet: from the beginning", step=0)
             return
-        for damage in checkpoint.damaged:
-            self.run.logger.warn("train.checkpoint_damaged", f"passed over a damaged checkpoint: {damage}")
         parts: Mapping[str, Any] = checkpoint.parts
-        load_parameters(self.parameters, parts["policy"])
-        self.optimizer.load_state_dict(parts["optimizer"])
+        own = parts["trainer"]
+        self.learner.load_state_dict(parts)
         self.orchestrator.load_state_dict(parts["rewards"])
-        self.alarms.load_state_dict(parts["trainer"]["alarms"])
-        self.history.load_state_dict(parts["trainer"]["history"])
-        self.step, self.update, self.cursor = checkpoint.step, parts["trainer"]["update"], parts["trainer"]["cursor"]
-        self.train_s = parts["trainer"]["train_s"]
-        restore_random_state(parts["random"])
-        self.run.logger.info("train.resumed", f"resumed after step {self.step}", step=self.step)
+        self.alarms.load_state_dict(own["alarms"])
+        self.history.load_state_dict(own["history"])
+        self.step, self.update, self.cursor = checkpoint.step, own["update"], own["cursor"]
+        self.train_s = own["train_s"]
 
     def finish(self) -> None:
         """The policy, the curves and the gallery."""
-        run, artifacts = self.run, self.run.artifacts
         self._publish()
-        artifacts["policy"] = run.run_dir / "policy"
-        self.policy.save(artifacts["policy"])
-        run.metrics["policy_sha256"] = sha256_of_tensors(self.parameters)
-        artifacts["curves"] = run.run_dir / "curves.png"
-        write_curves(run.run_dir, artifacts["curves"])
-        artifacts["trajectories"] = run.run_dir / "trajectories.html"
         items = evaluated_items(self.step, self._measure(self.operator, GALLERY_PROMPTS))
         for scored in self._last[:GALLERY_PROMPTS]:
             items += scored_items(self.step, scored)
-        write_gallery(artifacts["trajectories"], items, f"Trajectories of {run.run_id}")
-        run.logger.info("train.ended", f"{self.step} steps; the policy is in {artifacts['policy']}", step=self.step)
+        leave_results(self.run, self.policy, self.learner, self.step, items)
 
     def rehearse(self) -> None:
-        """A dry run: two real steps on a few prompts, then what the whole run would take."""
-        config, run = self.config, self.run
-        prompts = min(config.prompts_per_step, REHEARSED_PROMPTS)
-        reports = [self.make_step(prompts) for _ in range(2)]
-        measured = reports[-1]
-        step_s = measured.times["step_s"] * config.prompts_per_step / prompts
-        trained = sum(parameter.numel() for parameter in self.parameters.values())
-        memory = peak_memory_bytes(self.policy.device)
-        tokens = measured.numbers["tokens"]
-        run.metrics["rehearsal"] = {
-            "steps": len(reports),
-            "prompts": prompts * len(reports),
-            "tokens": sum(report.numbers["tokens"] for report in reports),
-            "parameters_trained": trained,
-            "memory_peak_bytes": memory,
-            "device": str(self.policy.device),
-            "timing": {"step_s": [round(report.times["step_s"], 3) for report in reports]},
-        }
-        scale = config.prompts_per_step / prompts
-        step_s, group_size = measured.times["step_s"] * scale, config.rollout.group_size
-        name = config.policy.path or "the starter policy"
-        took = measured.times["step_s"]
-        for line in (
-            f"policy    {name}: {self.policy.num_parameters:,} parameters, {trained:,} trained on {self.policy.device}",
-            f"prompts   {config.prompts_per_step} x {group_size} rollouts a step, {config.steps} steps: "
-            f"{config.prompts_per_step * config.steps:,} prompts, {self._updates:,} optimizer updates",
-            f"tokens    about {tokens * scale:,.0f} a step in completions (measured {tokens:,.0f} on {prompts})",
-            f"memory    {memory / 2**20:,.0f} MiB at most, with {config.prompts_per_forward} prompts a forward pass",
-            f"time      about {step_s:.1f} s a step (measured {took:.1f} s on {prompts} prompts)",
-            f"in all    about {config.steps * step_s / 60:.1f} min, evaluations and checkpoints not counted",
-        ):
-            print(line)
+        """A dry run."""
+        config = self.config
+        plan = Plan(
+            name=config.policy.path or "the starter policy",
+            summary=f"{config.steps:,} steps of {config.prompts_per_step} x {config.rollout.group_size} rollouts, "
+            f"{config.prompts_per_step * config.steps:,} prompts and {self._updates:,} optimizer updates in all",
+            steps=config.steps,
+            prompts_per_step=config.prompts_per_step,
+            prompts_per_forward=config.prompts_per_forward,
+        )
+        rehearse(self.run, self.policy, self.learner, plan, self.make_step)
 
     def _publish(self) -> None:
         """What is known so far, into the run's metrics. All but `timing` is the same in every run of one seed."""
@@ -550,13 +336,4 @@ class GRPOTrainer:
         metrics["timing"] = {"train_s": round(self.train_s, 3)}
 
 
-__all__ = [
-    "GALLERY_PROMPTS",
-    "REHEARSED_PROMPTS",
-    "ZOOM_IN",
-    "GRPOConfig",
-    "GRPOTrainer",
-    "RewardTerm",
-    "StepReport",
-    "train",
-]
+__all__ = ["GALLERY_PROMPTS", "GRPOTrainer", "train"]

@@ -5,9 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 RECENT = 20
 """Steps over which the final training numbers are averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step was. `numbers` are the same in every run of one seed; `times` are seconds and rates."""
+
+    numbers: dict[str, float]
+    times: dict[str, float]
 
 
 class History:
@@ -60,4 +69,4 @@ class History:
             setattr(self, name, state[name])
 
 
-__all__ = ["RECENT", "History"]
+__all__ = ["RECENT", "History", "StepReport"]

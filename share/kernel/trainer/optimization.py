@@ -6,7 +6,6 @@ import math
 import random
 import resource
 import sys
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from pydantic import Field
 
 from share.kernel.config import ConfigModel
-from share.kernel.errors import CheckpointError
 
 
 class OptimizationConfig(ConfigModel):
@@ -48,45 +46,11 @@ def learning_rate_at(config: OptimizationConfig, update: int, updates: int) -> f
     return config.learning_rate * (config.learning_rate_end + (1.0 - config.learning_rate_end) * height)
 
 
-def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that take gradients, by name; tied ones once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def load_parameters(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
-    """Copy values into parameters, bit by bit. Raises CheckpointError when they are not of the same policy."""
-    if {name: value.shape for name, value in parameters.items()} != {name: one.shape for name, one in values.items()}:
-        raise CheckpointError("the checkpoint holds weights of another policy than policy.path names")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(values[name])
-
-
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch: what draws from them (an adapter's first weights) repeats itself."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def adamw(parameters: Mapping[str, torch.nn.Parameter], config: OptimizationConfig) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in parameters.values() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in parameters.values() if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.adam_betas
-    )
-
-
-def make_update(optimizer: torch.optim.Optimizer, config: OptimizationConfig, learning_rate: float) -> float:
-    """Clip, update, clear the gradients; returns the gradient's norm before clipping."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_norm_max)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(norm)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -97,13 +61,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-__all__ = [
-    "OptimizationConfig",
-    "adamw",
-    "learning_rate_at",
-    "load_parameters",
-    "make_update",
-    "peak_memory_bytes",
-    "seed_everything",
-    "trainable",
-]
+__all__ = ["OptimizationConfig", "learning_rate_at", "peak_memory_bytes", "seed_everything"]
