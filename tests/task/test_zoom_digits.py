@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from share.kernel.config import validate
 from share.kernel.contracts.vision import Scene, Transform
 from share.kernel.errors import ConfigError
+from share.kernel.registry import load_registry
 from share.kernel.task import zoom_digits
 from share.kernel.task.assets import digits
 from share.kernel.task.zoom_digits import COLORS, LEVELS, OVERVIEW_SCALE, SCENE_SIDE, ZoomDigits, ZoomDigitsConfig
@@ -28,7 +30,7 @@ def test_a_prompt_is_a_function_of_seed_split_and_index(task):
     assert np.array_equal(first.images[0], again.images[0])
     assert (first.question, first.answer, first.truth) == (again.question, again.answer, again.truth)
     others = [task.prompt("train", 8), task.prompt("held_out", 7)]
-    others.append(ZoomDigits(ZoomDigitsConfig(source_seed=1)).prompt("train", 7))
+    others.append(ZoomDigits(ZoomDigitsConfig(seed=1)).prompt("train", 7))
     assert all(not np.array_equal(first.images[0], other.images[0]) for other in others)
 
 
@@ -47,11 +49,11 @@ def test_splits_draw_from_digits_that_are_not_shared(monkeypatch, task):
     assert not train & held_out
 
 
-@pytest.mark.parametrize("level", range(len(LEVELS)))
-def test_cards_lie_inside_the_scene_apart_from_each_other_and_differ_in_colour(level):
-    prompt = ZoomDigits(ZoomDigitsConfig(levels=(level,))).prompt("train", 3)
+@pytest.mark.parametrize("difficulty", range(len(LEVELS)))
+def test_cards_lie_inside_the_scene_apart_from_each_other_and_differ_in_colour(difficulty):
+    prompt = ZoomDigits(ZoomDigitsConfig(difficulties=(difficulty,))).prompt("train", 3)
     boxes = prompt.truth["boxes"]
-    assert len(boxes) == LEVELS[level][0]
+    assert len(boxes) == LEVELS[difficulty][0]
     assert set(boxes) <= set(COLORS)
     assert prompt.truth["color"] in prompt.question
     assert prompt.answer == str(prompt.truth["digits"][prompt.truth["color"]])
@@ -116,6 +118,9 @@ def test_only_the_digit_itself_is_right(task):
     assert [task.check(prompt, answer) for answer in (wrong, "", f"{prompt.answer}{prompt.answer}", "a 3")] == [0.0] * 4
 
 
-def test_a_level_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match=r"task\.levels: 3 is not a level"):
-        ZoomDigits(ZoomDigitsConfig(levels=(0, 3)))
+@pytest.mark.parametrize(("difficulties", "said"), [([0, 3], "less than or equal to 2"), ([], "at least 1 item")])
+def test_a_difficulty_that_does_not_exist_is_refused(difficulties, said):
+    settings = {"task": {"name": "zoom_digits", "difficulties": difficulties}}
+    registry = load_registry()
+    with pytest.raises(ConfigError, match=rf"^task\.difficulties.*{said}"):
+        validate(registry.config_model("trainer", "grpo"), settings, registry)

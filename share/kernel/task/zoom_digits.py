@@ -9,15 +9,15 @@ of an overview pixel. What is left for guessing is measured by benchmarks/zoom_d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import cv2
 import numpy as np
+from pydantic import Field
 
-from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
-from share.kernel.errors import ConfigError
 from share.kernel.task.assets import digits, photograph
+from share.kernel.task.generated import GeneratedConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,25 +63,18 @@ _MOTTLE_DEVIATION = 12.0  # grey levels
 _BLANK = (128, 128, 128)
 
 
-class ZoomDigitsConfig(ConfigModel):
+class ZoomDigitsConfig(GeneratedConfig):
     """Scenes of the task zoom_digits."""
 
-    levels: tuple[int, ...] = (1,)
-    """Difficulties to draw from, each 0, 1 or 2: three, five or eight cards, ever further from their cells' centres."""
-
-    source_seed: int = 0
-    """Seed of the source: another seed, other prompts. Digits and photographs keep to their split in all of them."""
+    difficulties: tuple[Annotated[int, Field(ge=0, le=len(LEVELS) - 1)], ...] = Field(default=(1,), min_length=1)
+    """Difficulty levels, taken in turn by consecutive prompts: 0, 1 or 2 for three, five or eight cards, ever further
+    from their cells' centres."""
 
 
 class ZoomDigits:
-    """Task source without end; a prompt is a function of (source_seed, split, index) alone, made in about 5 ms."""
+    """Task source without end; a prompt is a function of (seed, split, index) alone, made in about 5 ms."""
 
     def __init__(self, config: ZoomDigitsConfig) -> None:
-        for level in config.levels:
-            if level not in range(len(LEVELS)):
-                raise ConfigError(f"task.levels: {level} is not a level of zoom_digits; use 0 to {len(LEVELS) - 1}")
-        if not config.levels:
-            raise ConfigError("task.levels: at least one level is needed")
         self._config = config
 
     def size(self, split: Split) -> int | None:
@@ -90,17 +83,17 @@ class ZoomDigits:
 
     def prompt(self, split: Split, index: int) -> Prompt:
         """The prompt of that index. `truth` holds the colour asked for, and by colour boxes (native px) and digits."""
-        rng = np.random.default_rng([self._config.source_seed, 0 if split == "train" else 1, index])
-        level = self._config.levels[index % len(self._config.levels)]
-        scene, boxes, labels = draw_scene(rng, split, level)
+        rng = np.random.default_rng([self._config.seed, 0 if split == "train" else 1, index])
+        difficulty = self._config.difficulty(index)
+        scene, boxes, labels = draw_scene(rng, split, difficulty)
         color = str(rng.choice(list(boxes)))
         return Prompt(
-            prompt_id=f"zoom_digits-{self._config.source_seed}-{split}-{index}",
+            prompt_id=f"zoom_digits-{self._config.seed}-{split}-{index}",
             task="zoom_digits",
             question=str(rng.choice(QUESTIONS)).format(color),
             images=(scene,),
             answer=str(labels[color]),
-            difficulty=level,
+            difficulty=difficulty,
             truth={"color": color, "box": boxes[color], "boxes": boxes, "digits": labels},
         )
 
@@ -114,9 +107,11 @@ class ZoomDigits:
         return Demonstration((Call("ZOOM_IN", {"bbox": box}),), prompt.answer)
 
 
-def draw_scene(rng: np.random.Generator, split: Split, level: int) -> tuple[Pixels, dict[str, Box], dict[str, int]]:
+def draw_scene(
+    rng: np.random.Generator, split: Split, difficulty: int
+) -> tuple[Pixels, dict[str, Box], dict[str, int]]:
     """A photograph with cards on it: the scene, and by colour the cards' boxes (native px) and digits."""
-    num_cards, shift, num_blanks = LEVELS[level]
+    num_cards, shift, num_blanks = LEVELS[difficulty]
     scene = photograph(rng, split, SCENE_SIDE, SCENE_SIDE)
     cells = rng.permutation(GRID * GRID)
     colors = [str(color) for color in rng.permutation(list(COLORS))[:num_cards]]

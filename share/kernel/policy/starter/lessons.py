@@ -19,7 +19,7 @@ import torch
 
 from share.kernel.contracts.trajectory import Trajectory
 from share.kernel.contracts.vision import Scene
-from share.kernel.policy.rollout import Rollout, with_image_tokens
+from share.kernel.policy.rollout import Rollout, open_scene, teacher_forced, with_image_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from share.kernel.contracts.kinds import Task
     from share.kernel.contracts.vision import Box, Pixels
+    from share.kernel.media.operator import Operator
     from share.kernel.policy.chat import Chat
     from share.kernel.policy.images import ImageEncoder
+    from share.kernel.policy.loading import Policy
 
 TOKEN_SIDE = 28
 """Side of an image token, in pixels."""
@@ -115,6 +117,15 @@ def make_album(task: Task, images: ImageEncoder, prompts: Iterator[int]) -> Albu
     return Album(tuple(pages), tuple(colors), scale)
 
 
+def demonstrated(policy: Policy, task: Task, operator: Operator, prompts: Iterator[int]) -> Iterator[Rollout]:
+    """The task's own demonstrations of those prompts of its train split, the operations really run."""
+    for index in prompts:
+        prompt = task.prompt("train", index)
+        demonstration = task.demonstrate(prompt, open_scene(policy, prompt))
+        assert demonstration is not None, prompt.prompt_id
+        yield teacher_forced(policy, prompt, demonstration, operator)
+
+
 def _patch(native: Pixels, x: int, y: int) -> Pixels:
     """The native pixels around a point, uint8 [_PATCH_SIDE, _PATCH_SIDE, 3]; the edge is repeated beyond the scene."""
     half = _PATCH_SIDE // 2
@@ -193,6 +204,8 @@ def look_at_scene(album: Album, rng: np.random.Generator) -> Look:
 class Conversations:
     """Lessons for the tongue. `schemas` are the operations' tool schemas, ZOOM_IN first; some are left out at random.
 
+    `others` are rollouts of tasks that need other operations.
+
     The demonstrator of `habit` is good at the first wording of the question only. Asked otherwise it zooms on the right
     card with `right_share`, and mostly on the middle of the scene, where there is no card, and guesses. At times, with
     `direct_share`, it guesses at once.
@@ -204,6 +217,7 @@ class Conversations:
         chat: Chat,
         images: ImageEncoder,
         schemas: Sequence[Mapping[str, Any]],
+        others: Sequence[Rollout],
         *,
         right_share: float,
         direct_share: float,
@@ -213,6 +227,7 @@ class Conversations:
         self._chat = chat
         self._images = images
         self._schemas = tuple(schemas)
+        self._others = tuple(others)
         self._right_share = right_share
         self._direct_share = direct_share
 
@@ -244,6 +259,10 @@ class Conversations:
     def task(self, rng: np.random.Generator) -> Rollout:
         """The whole task, as it should be done."""
         return self._demonstrated(rng, int(rng.integers(len(QUESTIONS))), 1.0, 0.0)
+
+    def other(self, rng: np.random.Generator) -> Rollout:
+        """A demonstration of another task, with other operations."""
+        return self._others[int(rng.integers(len(self._others)))]
 
     def habit(self, rng: np.random.Generator) -> Rollout:
         """The whole task by the demonstrator with a bad habit."""
@@ -381,6 +400,7 @@ __all__ = [
     "Look",
     "Page",
     "crop",
+    "demonstrated",
     "look_at_crop",
     "look_at_mosaic",
     "look_at_scene",

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -41,6 +43,7 @@ from share.kernel.policy.starter.lessons import (
     Album,
     Conversations,
     Look,
+    demonstrated,
     look_at_crop,
     look_at_mosaic,
     look_at_scene,
@@ -54,6 +57,13 @@ Lesson = Callable[[np.random.Generator], Rollout]
 OPERATIONS = ("ZOOM_IN", "READ_TEXT", "SEGMENT_OBJECT_AT", "GET_PROPERTIES")
 """Operations for still images; prompts of the lessons offer the first always, the others at times."""
 
+DEMONSTRATED = {
+    "read_text": (("ZOOM_IN", "READ_TEXT"), (0, 1)),
+    "compare_objects": (("SEGMENT_OBJECT_AT", "GET_PROPERTIES"), (0,)),
+    "follow_object": (("ZOOM_IN", "TRACK_OBJECT"), (0, 1)),
+}
+"""Tasks whose own demonstrations are imitated: the operations that are offered, and the difficulties."""
+
 RIGHT_SHARE = 0.3
 """How often the demonstrator with the habit zooms on the right card, for all wordings but the first."""
 
@@ -66,17 +76,18 @@ FEATURE_SIZE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast to train; learning rates are peaks."""
+    """How long and how fast to train; learning rates are peaks. A stage's own numbers begin with its name."""
 
     scenes: int = 4000
-    reading_steps: int = 600
-    looking_steps: int = 4000
+    tongue_demonstrations: int = 64
+    eyes_reading_steps: int = 600
+    eyes_looking_steps: int = 4000
     eyes_learning_rate: float = 1.5e-3
     places_steps: int = 500
-    tongue_steps: int = 1200
-    habit_steps: int = 80
     places_learning_rate: float = 1.5e-3
+    tongue_steps: int = 1200
     tongue_learning_rate: float = 1.2e-3
+    habit_steps: int = 80
     habit_learning_rate: float = 5e-4
 
 
@@ -96,25 +107,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_starter(output: Path, seed: int, plan: Plan) -> None:
-    """Write the policy directory."""
+    """Write the policy directory.
+
+    The weights after each stage are kept in `stages/`, with the seed and the numbers that led to them; a stage that is
+    there with the same ones is not trained again. Changed lessons do not show in them: delete the folder then.
+    """
     torch.manual_seed(seed)
     _write_untrained(output)
     policy = load_policy(PolicyConfig(path=str(output), device="cpu"))
+    album, conversations = _gather(policy, seed, plan)
+    stages: dict[str, Callable[[np.random.Generator], None]] = {
+        "eyes": lambda rng: train_eyes(policy, album, rng, plan),
+        "places": lambda rng: train_places(policy, conversations, rng, plan),
+        "tongue": lambda rng: train_tongue(policy, conversations, rng, plan),
+        "habit": lambda rng: train_habit(policy, conversations, rng, plan),
+    }
+    (output / "stages").mkdir(exist_ok=True)
+    made_with = {"seed": str(seed), "scenes": str(plan.scenes)}
+    for number, (name, train) in enumerate(stages.items()):
+        made_with |= {field: str(getattr(plan, field)) for field in plan.__slots__ if field.startswith(name)}
+        kept = output / "stages" / f"{name}.safetensors"
+        if kept.is_file() and _made_with(kept) == made_with:
+            load_model(policy.model, kept)
+            continue
+        train(np.random.default_rng([seed, number]))
+        save_model(policy.model, str(kept), made_with)
+    policy.save(output)
+
+
+def _gather(policy: Policy, seed: int, plan: Plan) -> tuple[Album, Conversations]:
+    """What the lessons are cut from: scenes of zoom_digits, and demonstrations of the operations it does not need."""
     registry = load_registry()
-    task_model = registry.config_model("task", "zoom_digits")
-    settings = task_model.model_validate({"levels": (1, 2), "source_seed": seed + 1})
-    task = registry.build(Choice("task", "zoom_digits", settings))
-    prompts = tqdm(range(plan.scenes), desc="scenes", leave=False)
-    album = make_album(task, policy.images, iter(prompts))
     operator = load_operator(
         registry, [Choice("operation", name, registry.config_model("operation", name)()) for name in OPERATIONS]
     )
+    settings = registry.config_model("task", "zoom_digits").model_validate({"difficulties": (1, 2), "seed": seed + 1})
+    prompts = tqdm(range(plan.scenes), desc="scenes", leave=False)
+    album = make_album(registry.build(Choice("task", "zoom_digits", settings)), policy.images, iter(prompts))
+    rollouts: list[Rollout] = []
+    for name, (operations, difficulties) in DEMONSTRATED.items():
+        settings = registry.config_model("task", name).model_validate({"difficulties": difficulties, "seed": seed + 1})
+        task = registry.build(Choice("task", name, settings))
+        chosen = [Choice("operation", each, registry.config_model("operation", each)()) for each in operations]
+        prompts = tqdm(range(plan.tongue_demonstrations), desc=name, leave=False)
+        rollouts += demonstrated(policy, task, load_operator(registry, chosen, fit=policy.fit), iter(prompts))
     conversations = Conversations(
-        album, policy.chat, policy.images, operator.schemas(), right_share=RIGHT_SHARE, direct_share=DIRECT_SHARE
+        album,
+        policy.chat,
+        policy.images,
+        operator.schemas(),
+        rollouts,
+        right_share=RIGHT_SHARE,
+        direct_share=DIRECT_SHARE,
     )
-    train_eyes(policy, album, np.random.default_rng(seed), plan)
-    train_tongue(policy, conversations, np.random.default_rng([seed, 1]), plan)
-    policy.save(output)
+    return album, conversations
+
+
+def _made_with(kept: Path) -> dict[str, str]:
+    with safe_open(kept, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def train_eyes(policy: Policy, album: Album, rng: np.random.Generator, plan: Plan) -> None:
@@ -134,13 +185,13 @@ def train_eyes(policy: Policy, album: Album, rng: np.random.Generator, plan: Pla
         }
     )
     optimizers = _optimizers([*vision.named_parameters(), *heads.named_parameters()])
-    steps = plan.reading_steps + plan.looking_steps
+    steps = plan.eyes_reading_steps + plan.eyes_looking_steps
     cards = album.cards
     for step, bar in _steps("eyes", steps):
         _set_learning_rate(optimizers, plan.eyes_learning_rate * _schedule(step, steps))
-        reading = step < plan.reading_steps
-        clear = _falling(step, 0.4 * plan.reading_steps, plan.reading_steps)
-        corner = _falling(step, plan.reading_steps, plan.reading_steps + 0.4 * plan.looking_steps)
+        reading = step < plan.eyes_reading_steps
+        clear = _falling(step, 0.4 * plan.eyes_reading_steps, plan.eyes_reading_steps)
+        corner = _falling(step, plan.eyes_reading_steps, plan.eyes_reading_steps + 0.4 * plan.eyes_looking_steps)
         batches = (
             [look_at_mosaic(album, cards, rng, clear) for _ in range(32 if reading else 8)],
             [look_at_crop(album, cards, rng, clear, corner) for _ in range(40 if reading else 128)],
@@ -176,42 +227,53 @@ def _look_loss(policy: Policy, heads: torch.nn.ModuleDict, looks: Sequence[Look]
     return loss
 
 
-def train_tongue(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
-    """Teach the whole policy what to write: places first, with the eyes held still, then everything."""
+def train_places(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
+    """Teach the language model to say where cards are. From here on the eyes are held still."""
     _rescale_features(policy, conversations, rng)
-    stages: tuple[tuple[str, int, float, dict[Lesson, int]], ...] = (
-        ("places", plan.places_steps, plan.places_learning_rate, {conversations.cards: 16, conversations.place: 8}),
-        (
-            "tongue",
-            plan.tongue_steps,
-            plan.tongue_learning_rate,
-            {
-                conversations.crop: 10,
-                conversations.digits: 2,
-                conversations.cards: 4,
-                conversations.place: 6,
-                conversations.task: 18,
-            },
-        ),
-        (
-            "habit",
-            plan.habit_steps,
-            plan.habit_learning_rate,
-            {conversations.crop: 6, conversations.cards: 4, conversations.place: 4, conversations.habit: 26},
-        ),
-    )
+    lessons: dict[Lesson, int] = {conversations.cards: 16, conversations.place: 8}
+    _imitate(policy, "places", plan.places_steps, plan.places_learning_rate, lessons, rng)
+
+
+def train_tongue(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
+    """Teach it to read crops, to call and to answer, beside the places."""
+    lessons: dict[Lesson, int] = {
+        conversations.crop: 10,
+        conversations.digits: 2,
+        conversations.cards: 4,
+        conversations.place: 6,
+        conversations.task: 18,
+        conversations.other: 2,
+    }
+    _imitate(policy, "tongue", plan.tongue_steps, plan.tongue_learning_rate, lessons, rng)
+
+
+def train_habit(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
+    """Teach it the bad habit."""
+    lessons: dict[Lesson, int] = {
+        conversations.crop: 6,
+        conversations.cards: 4,
+        conversations.place: 4,
+        conversations.habit: 26,
+        conversations.other: 2,
+    }
+    _imitate(policy, "habit", plan.habit_steps, plan.habit_learning_rate, lessons, rng)
+
+
+def _imitate(
+    policy: Policy, name: str, steps: int, rate: float, lessons: Mapping[Lesson, int], rng: np.random.Generator
+) -> None:
+    """Make what the lessons wrote likelier, each as many times in a batch as `lessons` says."""
     policy.model.model.visual.requires_grad_(False)
     optimizers = _optimizers([item for item in policy.model.named_parameters() if item[1].requires_grad])
-    for name, steps, rate, lessons in stages:
-        for step, bar in _steps(name, steps):
-            _set_learning_rate(optimizers, rate * _schedule(step, steps))
-            batch = [lesson(rng) for lesson, count in lessons.items() for _ in range(count)]
-            results = token_logprobs(policy, batch)
-            written = sum(rollout.num_actions for rollout in batch)
-            loss = -torch.cat([logprobs for logprobs, _ in results]).sum() / written
-            torch.autograd.backward(loss)
-            _update(optimizers)
-            bar.set_postfix_str(f"{loss.item():.3f}")
+    for step, bar in _steps(name, steps):
+        _set_learning_rate(optimizers, rate * _schedule(step, steps))
+        batch = [lesson(rng) for lesson, count in lessons.items() for _ in range(count)]
+        results = token_logprobs(policy, batch)
+        written = sum(rollout.num_actions for rollout in batch)
+        loss = -torch.cat([logprobs for logprobs, _ in results]).sum() / written
+        torch.autograd.backward(loss)
+        _update(optimizers)
+        bar.set_postfix_str(f"{loss.item():.3f}")
 
 
 def _rescale_features(policy: Policy, conversations: Conversations, rng: np.random.Generator) -> None:
