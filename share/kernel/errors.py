@@ -90,6 +90,30 @@ class IndexUnavailable(PixelisError):
     """An index cannot be built or used here: no GPU, too few rows, a damaged file."""
 
 
+class TransportError(PixelisError):
+    """A task or tensor cannot be handed to the update worker, or what came out is not what was put in."""
+
+
+class SlabFull(TransportError):
+    """No free slots for the tensor now: there will be after a confirmation."""
+
+
+class TensorTooLarge(TransportError):
+    """The tensor has more bytes than all slots together."""
+
+
+class QueueFull(TransportError):
+    """As many tasks are on their way as are allowed: there will be room after a confirmation."""
+
+
+class LearningSuspended(TransportError):
+    """Workers died too often: no task is taken until an operator resumes. Serving goes on."""
+
+
+class TaskQuarantined(TransportError):
+    """The task killed too many workers and is not tried again until an operator releases it."""
+
+
 class Interrupted(PixelisError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
 
