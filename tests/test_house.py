@@ -113,8 +113,12 @@ def test_every_hook_is_documented() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.stem)
-def test_a_configuration_of_the_repository_loads(path: Path, registry: Registry) -> None:
+def test_a_configuration_of_the_repository_loads(
+    path: Path, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """configs/<mode>/<backend>[_<what for>].yaml, sparse, with comments."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-images.jsonl").touch()  # what users bring
     kind = KIND_OF_MODE[path.parent.name]  # type: ignore[index]
     name = path.stem.partition("_")[0]
     config = read_yaml(path)

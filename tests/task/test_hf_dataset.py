@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from share.kernel.command import run_command
 from share.kernel.contracts.vision import Scene
 from share.kernel.errors import TaskError
 from share.kernel.task.hf_dataset import HfDataset, HfDatasetConfig
@@ -139,6 +140,19 @@ def test_an_answer_that_the_check_cannot_judge_is_named(save: Save) -> None:
     assert "row 2, column 'answer'" in _mistake(HfDatasetConfig(path=path, held_out_fraction=0, check="numeric"))
 
 
-def test_a_directory_that_is_missing_or_no_dataset_is_named(tmp_path: Path) -> None:
-    assert "no such directory" in _mistake(HfDatasetConfig(path=tmp_path / "nowhere"))
-    assert f"{tmp_path}: is not a dataset" in _mistake(HfDatasetConfig(path=tmp_path))
+@pytest.mark.parametrize(("name", "problem"), [("nowhere", "is no directory"), ("", "is not a saved dataset")])
+def test_a_directory_that_is_missing_or_no_dataset_is_a_mistake_in_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, problem: str
+) -> None:
+    argv = ["--backend", "sft", "task=hf_dataset", f"task.path={tmp_path / name}", f"workdir={tmp_path / 'work'}"]
+    assert run_command("train", "trainer", "", "", argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: task.path: {problem}; give the one that Dataset.save_to_disk wrote")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_damaged_dataset_is_named(save: Save) -> None:
+    path = save()
+    (path / "state.json").write_text("{")
+    assert f"{path}: is not a dataset that can be loaded" in _mistake(HfDatasetConfig(path=path))

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from share.kernel.command import run_command
 from share.kernel.contracts.vision import Scene, Transform
 from share.kernel.errors import TaskError
 from share.kernel.task.jsonl import LINE_BYTES_MAX, MISTAKES_MAX, Jsonl, JsonlConfig
@@ -247,10 +248,32 @@ def test_further_bad_lines_are_counted_up_to_a_limit(directory: Path) -> None:
     assert f"(and {MISTAKES_MAX - 1} more" in _mistake(directory, *["{"] * 50)
 
 
-def test_an_empty_file_and_a_missing_file_are_named(directory: Path) -> None:
+def test_an_empty_file_is_named(directory: Path) -> None:
     assert "holds no line" in _mistake(directory, "")
-    with pytest.raises(TaskError, match=r"nowhere\.jsonl: cannot be read: No such file"):
-        Jsonl(JsonlConfig(path=directory / "nowhere.jsonl"))
+
+
+def test_a_file_that_vanished_is_named(directory: Path) -> None:
+    config = JsonlConfig(path=_write(directory, _line()))
+    config.path.unlink()
+    with pytest.raises(TaskError, match=r"questions\.jsonl: cannot be read: No such file"):
+        Jsonl(config)
+
+
+@pytest.mark.parametrize("setting", ["path", "held_out_path"])
+@pytest.mark.parametrize(("name", "reason"), [("nowhere.jsonl", "No such file or directory"), ("", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_a_mistake_in_the_configuration(
+    directory: Path, capsys: pytest.CaptureFixture[str], setting: str, name: str, reason: str
+) -> None:
+    paths = {"path": _write(directory, _line()), setting: directory / name}
+    settings = [f"task.{key}={path}" for key, path in paths.items()]
+    workdir = directory / "work"
+    argv = ["--backend", "grpo", "task=jsonl", *settings, f"workdir={workdir}"]
+    assert run_command("train", "trainer", "", "", argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: task.{setting}: cannot be read: {reason}; give a file with one JSON object a line")
+    assert str(directory / name) in error
+    assert error.count("\n") == 1
+    assert not workdir.exists()
 
 
 def test_an_image_that_breaks_after_its_header_is_named_with_its_line(directory: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Demonstration, Prompt, Split
@@ -62,6 +62,15 @@ class HfDatasetConfig(ConfigModel):
 
     tolerance: float = Field(default=0.0, ge=0)
     """Of a numeric check: relative to the truth's magnitude, absolute where that is below 1."""
+
+    @field_validator("path")
+    @classmethod
+    def _was_saved_to_disk(cls, value: Path) -> Path:
+        """A wrong path is a mistake in the configuration; what is in the files is looked at when they are opened."""
+        if not any((value / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            problem = "is not a saved dataset" if value.is_dir() else "is no directory"
+            raise ValueError(f"{problem}; give the one that Dataset.save_to_disk wrote")
+        return value
 
 
 class HfDataset:
@@ -160,8 +169,6 @@ def _load(config: HfDatasetConfig) -> dict[str, Any]:
     """The splits that are asked for, their columns checked, their images left encoded."""
     import datasets  # takes seconds, and only this source needs it
 
-    if not config.path.is_dir():
-        raise TaskError(f"{config.path}: no such directory; give one that Dataset.save_to_disk wrote")
     try:
         loaded = datasets.load_from_disk(str(config.path))
     except Exception as error:  # whatever a damaged directory makes arrow, fsspec or json raise

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
@@ -31,6 +31,8 @@ LINE_BYTES_MAX = 1_000_000
 
 MISTAKES_MAX = 20
 """Bad lines after which reading stops; the error names the first and counts the others."""
+
+_REMEDY = "give a file with one JSON object a line, each with question, image and answer"
 
 
 class JsonlConfig(ConfigModel):
@@ -51,6 +53,18 @@ class JsonlConfig(ConfigModel):
 
     frames_shown: int = Field(default=2, ge=1, le=64)
     """Frames of a video that the policy is shown at the start, evenly spaced from the first to the last."""
+
+    @field_validator("path", "held_out_path")
+    @classmethod
+    def _can_be_read(cls, value: Path | None) -> Path | None:
+        """A wrong path is a mistake in the configuration; what a file holds is looked at when the source is opened."""
+        if value is not None:
+            try:
+                value.open("rb").close()
+            except OSError as error:
+                reason = error.strerror or error
+                raise ValueError(f"cannot be read: {reason}; {_REMEDY}") from error
+        return value
 
 
 class Jsonl:
@@ -154,7 +168,7 @@ def _read(path: Path) -> list[_Line]:
         numbers = ", ".join(mistake.removeprefix(f"{path}:").partition(":")[0] for mistake in mistakes[1:])
         raise TaskError(mistakes[0] + (f" (and {others} more, line {numbers})" if others else ""))
     if not lines:
-        raise TaskError(f"{path}: holds no line; write one JSON object a line with question, image and answer")
+        raise TaskError(f"{path}: holds no line; {_REMEDY}")
     return lines
 
 
