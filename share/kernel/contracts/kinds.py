@@ -140,6 +140,11 @@ class RecordLog(Protocol):
         """Bytes on disk."""
         ...
 
+    @property
+    def cut(self) -> Finding | None:
+        """The unacknowledged tail that opening to write found and left out; None if the log ended cleanly."""
+        ...
+
     def close(self) -> None: ...
 
 
