@@ -1,0 +1,121 @@
+"""Records into the table, in their order: the one way in which a log becomes a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from share.kernel.contracts.experience import Record, RecordType
+from share.kernel.experience.codec import Head, decode_changes, read_head
+from share.kernel.experience.table import Rows, Table
+
+RUN_MAX = 1024
+"""Most ADD records that are taken together."""
+
+_CHANGES = (RecordType.REMOVE, RecordType.PRIORITY, RecordType.RETRIEVAL, RecordType.STATUS)
+
+
+class Follower(Protocol):
+    """What wants to know how the table changes."""
+
+    def added(self, first_row: int, heads: Sequence[Head]) -> None:
+        """Rows from `first_row` on are new; some of them may be dead again already."""
+
+    def removed(self, rows: Rows) -> None:
+        """Rows died, by removal or eviction."""
+
+    def weighed(self, rows: Rows) -> None:
+        """Priorities or counts changed."""
+
+
+def replay(
+    table: Table, records: Iterable[Record], follower: Follower | None = None, seen: Callable[[int], None] | None = None
+) -> int:
+    """Apply all records. Returns the last sequence, 0 without one; `seen` is told of it now and then."""
+    last = 0
+    sequences: list[int] = []
+    locations: list[int] = []
+    heads: list[Head] = []
+    for record in records:
+        if record.type is RecordType.ADD:
+            sequences.append(record.sequence)
+            locations.append(record.location)
+            heads.append(read_head(record.payload))
+            if len(heads) < RUN_MAX:
+                continue
+        if heads:
+            last = sequences[-1]
+            add(table, sequences, locations, heads, follower)
+            sequences, locations, heads = [], [], []
+            if seen is not None:
+                seen(last)
+        if record.type is not RecordType.ADD:
+            change(table, record.sequence, record.type, record.payload, follower)
+            last = record.sequence
+    if heads:
+        last = sequences[-1]
+        add(table, sequences, locations, heads, follower)
+    return last
+
+
+def add(
+    table: Table,
+    sequences: Sequence[int],
+    locations: Sequence[int],
+    heads: Sequence[Head],
+    follower: Follower | None = None,
+) -> None:
+    """Apply ADD records that follow each other."""
+    first = table.stop
+    if len(heads) == 1:
+        (head,) = heads
+        evicted = table.add(
+            sequences[0], locations[0], head.id, head.subject_hash, head.created_at, head.priority, head.status
+        )
+    else:
+        evicted = table.extend(
+            sequences,
+            locations,
+            [head.id for head in heads],
+            [head.subject_hash for head in heads],
+            [head.created_at for head in heads],
+            [head.priority for head in heads],
+            [head.status for head in heads],
+        )
+    if follower is not None:
+        follower.added(first, heads)
+        if len(evicted):
+            follower.removed(evicted)
+
+
+def change(
+    table: Table, sequence: int, type_: RecordType, payload: bytes | memoryview, follower: Follower | None = None
+) -> None:
+    """Apply a record that is not an ADD. What it says of experiences that are gone is passed over."""
+    if type_ is RecordType.CAPACITY:
+        evicted = table.set_capacity(sequence, int(decode_changes(type_, payload)[0][0]))
+        if follower is not None and len(evicted):
+            follower.removed(evicted)
+    if type_ not in _CHANGES:
+        return
+    sequences, *values = decode_changes(type_, payload)
+    rows, is_known = table.rows_of(sequences)
+    rows, values = rows[is_known], [value[is_known] for value in values]
+    columns = table.columns
+    at = rows - columns.row_base
+    if type_ is RecordType.REMOVE:
+        removed = table.remove(rows)
+        if follower is not None:
+            follower.removed(removed)
+        return
+    if type_ is RecordType.PRIORITY:
+        (columns.priority[at],) = values
+    elif type_ is RecordType.RETRIEVAL:
+        columns.retrieval[at], columns.success[at] = values
+    else:
+        (columns.status[at],) = values
+    if follower is not None and type_ is not RecordType.STATUS:
+        follower.weighed(rows)
+
+
+__all__ = ["RUN_MAX", "Follower", "add", "change", "replay"]
