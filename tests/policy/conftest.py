@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer
 
 from share.kernel.contracts.task import Call, Demonstration, Prompt
 from share.kernel.media.operator import Operator
@@ -16,7 +16,7 @@ from share.kernel.operation.zoom_in import ZoomIn, ZoomInConfig
 from share.kernel.policy.loading import STARTER, Policy, PolicyConfig, load_policy
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.rollout import teacher_forced
-from tests.policy.models import TEXT, VISION, special_tokens, write_policy
+from tests.policy.models import qwen2_5_vl, write_policy
 
 torch.set_num_threads(1)
 
@@ -26,11 +26,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2.5-VL."""
     tokenizer = AutoTokenizer.from_pretrained(STARTER)
     torch.manual_seed(0)
-    ids = special_tokens(tokenizer)
-    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    text = {**TEXT, **tokens, "vocab_size": 1040}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=VISION, tie_word_embeddings=True, **ids)
-    return write_policy(tmp_path_factory.mktemp("qwen2_5_vl"), Qwen2_5_VLForConditionalGeneration(config), tokenizer)
+    return write_policy(tmp_path_factory.mktemp("qwen2_5_vl"), qwen2_5_vl(tokenizer), tokenizer)
 
 
 @pytest.fixture(scope="session")

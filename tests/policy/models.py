@@ -1,4 +1,4 @@
-"""Configurations of tiny models, and how a policy directory is written."""
+"""Tiny random models of the families whose prefixes are shared, and how a policy directory is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VISION = {
 }
 
 
-def special_tokens(tokenizer: Any) -> dict[str, int]:
+def special_tokens(tokenizer: Any) -> dict[str, Any]:
     token = tokenizer.convert_tokens_to_ids
     return {
         "image_token_id": token("<|image_pad|>"),
@@ -39,6 +39,59 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
         "vision_start_token_id": token("<|vision_start|>"),
         "vision_end_token_id": token("<|vision_end|>"),
     }
+
+
+def qwen2_vl(tokenizer: Any) -> Any:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    vision = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2, "num_heads": 4, "initializer_range": 0.1}
+    config = Qwen2VLConfig(
+        text_config={**TEXT, **text_tokens(tokenizer)},
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **special_tokens(tokenizer),
+    )
+    return Qwen2VLForConditionalGeneration(config)
+
+
+def qwen2_5_vl(tokenizer: Any) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config={**TEXT, **text_tokens(tokenizer)},
+        vision_config=VISION,
+        tie_word_embeddings=True,
+        **special_tokens(tokenizer),
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen3_vl(tokenizer: Any) -> Any:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    vision = {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 4,
+        "out_hidden_size": 64,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    config = Qwen3VLConfig(
+        text_config={**TEXT, **text_tokens(tokenizer), "head_dim": 16},
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **special_tokens(tokenizer),
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def text_tokens(tokenizer: Any) -> dict[str, Any]:
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return {"vocab_size": 1040, "eos_token_id": end, "pad_token_id": pad, "bos_token_id": None}
 
 
 def write_policy(directory: Path, model: Any, tokenizer: Any, **preprocessor: Any) -> Path:

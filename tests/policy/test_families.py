@@ -1,4 +1,4 @@
-"""Other families, tiny and random: Qwen3-VL shares prefixes as Qwen2.5-VL does, LLaVA and Gemma 3 go the plain path."""
+"""Other families, tiny and random: Qwen2-VL and Qwen3-VL share prefixes as Qwen2.5-VL does; LLaVA, Gemma 3 do not."""
 
 from __future__ import annotations
 
@@ -15,28 +15,7 @@ from share.kernel.media.operator import Operator
 from share.kernel.policy.loading import STARTER, Policy, PolicyConfig, load_policy
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.rollout import RolloutConfig, RolloutKey, rollout
-from tests.policy.models import TEXT, special_tokens, write_policy
-
-
-def qwen3_vl(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    text = {**TEXT, "vocab_size": 1040, "head_dim": 16, "bos_token_id": None, "pad_token_id": 0}
-    vision = {
-        "depth": 3,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_heads": 4,
-        "out_hidden_size": 64,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-    }
-    config = Qwen3VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=True, **special_tokens(tokenizer)
-    )
-    return Qwen3VLForConditionalGeneration(config), {}
+from tests.policy.models import qwen2_vl, qwen3_vl, special_tokens, write_policy
 
 
 def llava(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
@@ -63,9 +42,9 @@ def gemma3(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
     return Gemma3ForConditionalGeneration(config), processor
 
 
-@pytest.mark.parametrize(("make", "shares"), [(qwen3_vl, True), (llava, False), (gemma3, False)])
+@pytest.mark.parametrize(("make", "shares"), [(qwen2_vl, True), (qwen3_vl, True), (llava, False), (gemma3, False)])
 def test_a_family_is_sampled_and_scored_alike(
-    make: Callable[[Any], tuple[Any, dict[str, Any]]],
+    make: Callable[[Any], Any],
     shares: bool,
     prompts: list[Prompt],
     operator_of: Callable[[Policy], Operator],
@@ -73,7 +52,8 @@ def test_a_family_is_sampled_and_scored_alike(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(STARTER)
     torch.manual_seed(0)
-    model, processor = make(tokenizer)
+    made = make(tokenizer)
+    model, processor = made if isinstance(made, tuple) else (made, {})
     policy = load_policy(PolicyConfig(path=str(write_policy(tmp_path, model, tokenizer, **processor)), device="cpu"))
     assert (policy.backbone is not None) == shares
     config = RolloutConfig(group_size=3, turns_max=2, tokens_max=16)

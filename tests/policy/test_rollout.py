@@ -98,8 +98,8 @@ def test_prompts_are_computed_once_and_images_once(
     base = caller.base.model
     handles = [
         base.visual.register_forward_pre_hook(lambda module, args: patches.append(len(args[0]))),
-        base.language_model.register_forward_pre_hook(
-            lambda module, args, kwargs: widths.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+        base.language_model.embed_tokens.register_forward_pre_hook(
+            lambda module, args: widths.append(tuple(args[0].shape))
         ),
     ]
     twice = [prompts[0], replace(prompts[0], prompt_id="again", question="Read the digit.")]
@@ -217,17 +217,17 @@ class SlowZoom:
 
 def test_operations_run_while_other_rollouts_are_decoded(caller: Policy, prompts: list[Prompt]) -> None:
     """The operation returns only after a decoding step that came after its call: it must not hold the others up."""
-    stepped, decoding = threading.Event(), caller.base.model.language_model
+    stepped, embedding = threading.Event(), caller.base.get_input_embeddings()
     slow = SlowZoom(stepped)
     called = threading.Event()
 
-    def step(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        if called.is_set() and kwargs["inputs_embeds"].shape[1] == 1:
+    def step(module: object, args: tuple[torch.Tensor]) -> None:
+        if called.is_set() and args[0].shape[1] == 1:
             stepped.set()
         if slow.waited or threading.active_count() > 2:
             called.set()
 
-    handle = decoding.register_forward_pre_hook(step, with_kwargs=True)
+    handle = embedding.register_forward_pre_hook(step)
     config = CONFIG.model_copy(update={"group_size": 8, "temperature": 1.3})
     groups = rollout(caller, prompts, Operator({"ZOOM_IN": slow}, fit=caller.fit), config, RolloutKey(0, 0))
     handle.remove()

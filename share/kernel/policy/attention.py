@@ -27,8 +27,8 @@ NAME = "pixelis"
 NAME_IMAGES = "pixelis_flash_images"
 """That of vision towers. Only an attention with "flash" in its name is handed all images at once."""
 
-_SIZES = (8, 32, 128)
-"""Branches are computed together with others whose own part has a similar length: up to 8, 32, 128, more tokens."""
+_SIZES = (8, 32, 64, 128)
+"""Branches are computed together with others whose own part has a similar length: up to so many tokens, or more."""
 
 
 class Plan(Protocol):

@@ -1,10 +1,13 @@
 """The key-value cache of rollouts: preallocated, one row per rollout, every row with a length of its own.
 
 Rows that decode lie side by side at the front, so that a step reads and writes views, not copies; a row that stops is
-replaced by one that goes on. transformers' attention calls `update`; everything else is called by the rollout engine.
+replaced by one that goes on. A forward calls `keep` in every layer (transformers' attention calls it `update`);
+everything else is called by the rollout engine.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -13,73 +16,92 @@ _BLOCK = 64
 
 
 class RolloutCache:
-    """Keys and values per layer: [rows, key-value heads, length, head dimension]."""
+    """Per layer the keys, then the values: [rows, 2 * key-value heads, length, head dimension].
 
-    def __init__(self, num_rows: int, length: int) -> None:
-        self.num_rows = num_rows
+    `seen` [rows, length] is the additive mask of what a row's next token sees: 0 where the row has a token.
+    """
+
+    def __init__(self, num_rows: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
         self.length = -(-length // _BLOCK) * _BLOCK
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.kept: list[torch.Tensor] = []
+        self.unseen = torch.finfo(dtype).min
+        self.seen = torch.full((num_rows, self.length), self.unseen, dtype=dtype, device=device)
         self._copies = 0
         self._start = 0
-        self._rows = torch.empty(0, dtype=torch.long)
-        self._positions = torch.empty(0, dtype=torch.long)
         self._visible = 0
+        self._rows = self._positions = torch.empty(0, dtype=torch.long)
 
-    def fill(self, copies: int) -> None:
-        """The next forward computes prefixes; each is kept in `copies` adjacent rows."""
+    def fill(self, lengths: Sequence[int], copies: int) -> None:
+        """The next forward computes prefixes of these lengths; each is kept in `copies` adjacent rows."""
         self._copies = copies
+        for number, length in enumerate(lengths):
+            self.seen[number * copies : (number + 1) * copies, :length] = 0.0
 
-    def extend(self, start: int, positions_RT: torch.Tensor, visible: int) -> None:
-        """The next forward adds tokens at `positions_RT` to the rows from `start` on, and sees `visible` tokens."""
-        if visible > self.length:
-            self._grow(visible)
+    def extend(self, start: int, lengths: Sequence[int], new: Sequence[int]) -> torch.Tensor:
+        """The next forward adds `new` tokens each to the rows from `start` on, behind the `lengths` they have.
+
+        Returns who sees whom, the additive mask [rows, 1, longest of new, visible].
+        """
+        device, stop, longest = self.seen.device, start + len(lengths), max(new)
         self._copies = 0
         self._start = start
-        self._rows = torch.arange(start, start + positions_RT.shape[0], device=positions_RT.device)[:, None]
-        self._positions = positions_RT
-        self._visible = visible
+        self._visible = max(lengths) + longest
+        if self._visible > self.length:
+            self._grow(self._visible)
+        self._rows = torch.arange(start, stop, device=device)[:, None]
+        self._positions = torch.tensor(lengths, device=device)[:, None]
+        if longest == 1:
+            self.seen[self._rows, self._positions] = 0.0
+            return self.seen[start:stop, None, None, : self._visible]
+        self._positions = self._positions + torch.arange(longest, device=device)
+        past = torch.arange(self._visible, device=device) <= self._positions[..., None]
+        mask = self.seen.new_zeros(past.shape).masked_fill_(~past, self.unseen)
+        last = torch.tensor(new, device=device) - 1
+        self.seen[start:stop, : self._visible] = mask[torch.arange(len(new), device=device), last]
+        return mask[:, None]
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy rows over others that are not needed any more, or that move as well."""
         if sources:
-            for tensor in (*self.keys, *self.values):
+            for tensor in (*self.kept, self.seen):
                 tensor[targets] = tensor[sources]
+
+    def keep(self, new_RKTD: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the new keys and values of a layer, one behind the other; returns those that the new tokens may see."""
+        if self._copies:
+            self._fill_layer(new_RKTD, layer)
+            seen = new_RKTD
+        else:
+            kept = self.kept[layer]
+            kept[self._rows, :, self._positions] = new_RKTD.transpose(1, 2)
+            seen = kept[self._start : self._start + new_RKTD.shape[0], :, : self._visible]
+        keys, values = seen.chunk(2, dim=1)
+        return keys, values
 
     def update(
         self, key_RVTD: torch.Tensor, value_RVTD: torch.Tensor, layer: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep the new keys and values of a layer; returns those that the new tokens may see."""
-        if self._copies:
-            self._fill_layer(key_RVTD, value_RVTD, layer)
-            return key_RVTD, value_RVTD
-        stop = self._start + key_RVTD.shape[0]
-        seen = []
-        for kept, new in ((self.keys[layer], key_RVTD), (self.values[layer], value_RVTD)):
-            kept[self._rows, :, self._positions] = new.transpose(1, 2)
-            seen.append(kept[self._start : stop, :, : self._visible])
-        return seen[0], seen[1]
+        """`keep`, as transformers calls it."""
+        return self.keep(torch.cat([key_RVTD, value_RVTD], dim=1), layer)
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Asked by transformers where it would make a mask; the plan makes ours."""
         return self._visible
 
-    def _fill_layer(self, key: torch.Tensor, value: torch.Tensor, layer: int) -> None:
-        assert len(self.keys) == layer, "a cache is filled once, layer by layer"
-        for kept, new in ((self.keys, key), (self.values, value)):
-            prefixes, heads, length, width = new.shape
-            whole = new.new_zeros(self.num_rows, heads, max(self.length, length), width)
-            whole.view(prefixes, self._copies, heads, -1, width)[:, :, :, :length] = new[:, None]
-            kept.append(whole)
-        self.length = max(self.length, key.shape[2])
+    def _fill_layer(self, new_PKTD: torch.Tensor, layer: int) -> None:
+        assert len(self.kept) == layer, "a cache is filled once, layer by layer"
+        prefixes, heads, length, width = new_PKTD.shape
+        whole = new_PKTD.new_empty(prefixes * self._copies, heads, self.length, width)
+        whole.view(prefixes, self._copies, heads, -1, width)[:, :, :, :length] = new_PKTD[:, None]
+        whole[:, :, length:] = 0.0
+        self.kept.append(whole)
 
     def _grow(self, length: int) -> None:
         """Twice the length, or what is needed."""
         length = -(-max(length, 2 * self.length) // _BLOCK) * _BLOCK
-        for tensors in (self.keys, self.values):
-            for layer, old in enumerate(tensors):
-                tensors[layer] = old.new_zeros(old.shape[0], old.shape[1], length, old.shape[3])
-                tensors[layer][:, :, : self.length] = old
+        more = length - self.length
+        self.kept = [torch.nn.functional.pad(old, (0, 0, 0, more)) for old in self.kept]
+        self.seen = torch.nn.functional.pad(self.seen, (0, more), value=self.unseen)
         self.length = length
 
 

@@ -15,12 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from share.kernel.policy.attention import CachePlan
 from share.kernel.policy.cache import RolloutCache
 from share.kernel.policy.chat import Invalid, ParsedCall
+from share.kernel.policy.decoder import Decoder, Forward
 from share.kernel.policy.images import EncodedImage
 from share.kernel.policy.rollout import (
     Conversation,
@@ -34,17 +34,19 @@ from share.kernel.policy.rollout import (
     end_turn,
     forbidden_ids,
     gathered,
+    how_rollouts_run,
     observe,
     perform,
     settle,
     start,
+    write_next,
 )
-from share.kernel.policy.sampling import RolloutKey, row_key, sample_tokens, uniforms
 
 if TYPE_CHECKING:
     from share.kernel.media.operator import Operator, Outcome
     from share.kernel.policy.backbone import Backbone
     from share.kernel.policy.loading import Policy
+    from share.kernel.policy.sampling import RolloutKey
 
 _READ_SHARE = 0.25
 """Observations are read when at most this share of the unfinished rows still decodes."""
@@ -55,7 +57,6 @@ class _Row:
     """One rollout being decoded. `length` counts the tokens whose keys are kept, `position` is the next M-RoPE one."""
 
     conversation: Conversation
-    key: int
     length: int
     position: int
     decision: ParsedCall | Invalid | None = None
@@ -91,19 +92,19 @@ class _Engine:
         self.features: dict[bytes, torch.Tensor] = {}
 
     def run(self, opened: Sequence[OpenedPrompt], key: RolloutKey) -> list[Group]:
-        conversations = start(opened, self.config.group_size)
-        rows = [
-            _Row(conversation, row_key(key, conversation.opened.prompt.prompt_id, conversation.sample), 0, 0)
-            for conversation in conversations
-        ]
-        longest = max(len(prompt.ids) for prompt in opened)
-        self.cache = RolloutCache(len(rows), longest + min(self.config.tokens_max, 256))
+        conversations = start(opened, self.config.group_size, key)
+        rows = [_Row(conversation, 0, 0) for conversation in conversations]
+        longest, tokens_max = max(len(prompt.ids) for prompt in opened), self.config.tokens_max
+        backbone = self.backbone
+        self.cache = RolloutCache(len(rows), longest + min(tokens_max, 256), backbone.device, backbone.dtype)
+        direct = how_rollouts_run(self.policy) == "direct"
+        self.forward: Forward = Decoder(backbone, longest + tokens_max) if direct else backbone
         logits = self._prefill(opened, rows)
         acting: list[_Row] = []
         decoding = rows
         while decoding or acting:
             if decoding:
-                tokens = self._sample(logits, decoding)
+                tokens = write_next([row.conversation for row in decoding], logits, self.config)
                 decoding, acting, kept = self._settle_tokens(decoding, acting, tokens)
             if acting and len(decoding) <= _READ_SHARE * (len(decoding) + len(acting)):
                 reading = self._observations(decoding, acting)
@@ -123,8 +124,8 @@ class _Engine:
             audit_image_tokens(name, prompt.ids, prompt.images, self.backbone.image_token_id)
         placed = [self.backbone.positions(prompt.ids, prompt.images, 0) for prompt in opened]
         lengths = [len(prompt.ids) for prompt in opened]
-        self.cache.fill(self.config.group_size)
-        hidden = self.backbone.hidden(
+        self.cache.fill(lengths, self.config.group_size)
+        hidden = self.forward.hidden(
             _padded([prompt.ids for prompt in opened]).to(self.policy.device),
             self._features(images),
             _padded_positions([positions for positions, _ in placed]).to(self.policy.device),
@@ -138,25 +139,6 @@ class _Engine:
             row.length, row.position = lengths[prompt_number], placed[prompt_number][1]
         repeated: torch.Tensor = logits.repeat_interleave(self.config.group_size, dim=0)
         return repeated
-
-    def _sample(self, logits_RV: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-        """One token for each row, written to its conversation."""
-        config = self.config
-        conversations = [row.conversation for row in rows]
-        tokens, logprobs = sample_tokens(
-            logits_RV,
-            config.temperature,
-            config.top_p,
-            uniforms(
-                np.array([row.key for row in rows], dtype=np.uint64),
-                np.array([len(each.actions) for each in conversations], dtype=np.uint64),
-                np.array([len(each.ids) - each.turn_start for each in conversations], dtype=np.uint64),
-            ),
-        )
-        written = tokens.tolist()
-        for conversation, token, logprob in zip(conversations, written, logprobs.tolist(), strict=True):
-            conversation.write((token,), (logprob,))
-        return list(map(int, written))
 
     def _settle_tokens(
         self, decoding: list[_Row], acting: list[_Row], tokens: list[int]
@@ -226,39 +208,31 @@ class _Engine:
             placed, row.position = self.backbone.positions(read, shown, row.position)
             ids.append(read)
             positions.append(placed)
-        lengths = torch.tensor([row.length for row in rows])
-        new = torch.tensor([len(read) for read in ids])
-        steps = torch.arange(int(new.max()))
-        visible = int((lengths + int(new.max())).max())
-        seen = torch.arange(visible) <= (lengths[:, None] + steps)[..., None]
-        device = self.policy.device
-        self.cache.extend(first, (lengths[:, None] + steps).to(device), visible)
-        hidden = self.backbone.hidden(
+        new, device = [len(read) for read in ids], self.policy.device
+        mask = self.cache.extend(first, [row.length for row in rows], new)
+        hidden = self.forward.hidden(
             _padded(ids).to(device),
             self._features(images),
             _padded_positions(positions).to(device),
-            CachePlan(self._additive(seen)[:, None]),
+            CachePlan(mask),
             self.cache,
         )
-        for row, read in zip(rows, ids, strict=True):
-            row.length += len(read)
-        last = hidden[torch.arange(len(rows), device=device), (new - 1).to(device)]
+        for row, added in zip(rows, new, strict=True):
+            row.length += added
+        last = hidden[torch.arange(len(rows), device=device), torch.tensor(new, device=device) - 1]
         logits: torch.Tensor = self.backbone.head(last)
         return logits
 
     def _decode(self, rows: Sequence[_Row], tokens: Sequence[int]) -> torch.Tensor:
         """Append one written token to each row; the logits of the next."""
         device = self.policy.device
-        lengths = torch.tensor([row.length for row in rows])
-        positions = torch.tensor([row.position for row in rows])
-        visible = int(lengths.max()) + 1
-        seen = torch.arange(visible) <= lengths[:, None]
-        self.cache.extend(0, lengths[:, None].to(device), visible)
-        hidden = self.backbone.hidden(
-            torch.tensor(tokens)[:, None].to(device),
+        mask = self.cache.extend(0, [row.length for row in rows], [1] * len(rows))
+        positions = torch.tensor([row.position for row in rows], device=device)
+        hidden = self.forward.hidden(
+            torch.tensor(tokens, device=device)[:, None],
             None,
-            positions.view(1, -1, 1).expand(3, -1, -1).to(device),
-            CachePlan(self._additive(seen)[:, None, None]),
+            positions.view(1, -1, 1).expand(3, -1, -1),
+            CachePlan(mask),
             self.cache,
         )
         for row in rows:
@@ -266,11 +240,6 @@ class _Engine:
             row.position += 1
         logits: torch.Tensor = self.backbone.head(hidden[:, 0])
         return logits
-
-    def _additive(self, seen: torch.Tensor) -> torch.Tensor:
-        dtype = self.backbone.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-        return mask.to(self.policy.device)
 
     def _features(self, images: Sequence[EncodedImage]) -> torch.Tensor | None:
         """The features of the images in order; each distinct image goes through the vision tower once a round."""

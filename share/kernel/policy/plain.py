@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
@@ -30,8 +29,9 @@ from share.kernel.policy.rollout import (
     perform,
     settle,
     start,
+    write_next,
 )
-from share.kernel.policy.sampling import RolloutKey, row_key, sample_tokens, uniforms
+from share.kernel.policy.sampling import RolloutKey
 
 if TYPE_CHECKING:
     from share.kernel.media.operator import Operator
@@ -72,11 +72,11 @@ def run_plain(
     policy: Policy, opened: Sequence[OpenedPrompt], operator: Operator, config: RolloutConfig, key: RolloutKey
 ) -> list[Group]:
     """Rollouts turn by turn, all rows of a turn in one `generate`."""
-    conversations = start(opened, config.group_size)
+    conversations = start(opened, config.group_size, key)
     with ThreadPoolExecutor(config.operation_threads, thread_name_prefix="operation") as threads:
         writing = conversations
         while writing:
-            _write_turn(policy, writing, config, key)
+            _write_turn(policy, writing, config)
             acting = [each for each in writing if each.finish is None]
             decisions = [end_turn(policy, each, config) for each in acting]
             called = [(each, decision) for each, decision in zip(acting, decisions, strict=True) if decision]
@@ -84,9 +84,9 @@ def run_plain(
     return gathered(opened, conversations, config)
 
 
-def _write_turn(policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig, key: RolloutKey) -> None:
+def _write_turn(policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig) -> None:
     """Let the policy write one turn of each conversation."""
-    sampler = _CounterSampler(policy, conversations, config, key)
+    sampler = _Writer(policy, conversations, config)
     inputs = padded_inputs(
         policy,
         [each.name for each in conversations],
@@ -120,40 +120,28 @@ def _act(
     return going_on
 
 
-class _CounterSampler(LogitsProcessor):
+class _Writer(LogitsProcessor):
     """Chooses tokens as the shared path does, and leaves `generate` no other choice."""
 
-    def __init__(
-        self, policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig, key: RolloutKey
-    ) -> None:
+    def __init__(self, policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig) -> None:
         self.policy = policy
         self.conversations = conversations
         self.config = config
-        self.keys = np.array(
-            [row_key(key, each.opened.prompt.prompt_id, each.sample) for each in conversations], dtype=np.uint64
-        )
-        self.writing = [True] * len(conversations)
+        self.writing = list(range(len(conversations)))
         self.ends, self.forbidden = end_ids(policy), forbidden_ids(policy)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        turns = np.array([len(each.actions) for each in self.conversations], dtype=np.uint64)
-        positions = np.array([len(each.turn_ids) for each in self.conversations], dtype=np.uint64)
-        numbers = uniforms(self.keys, turns, positions)
-        tokens, logprobs = sample_tokens(scores, self.config.temperature, self.config.top_p, numbers)
-        for row, conversation in enumerate(self.conversations):
-            if self.writing[row]:
-                self.writing[row] = self._write(conversation, int(tokens[row]), float(logprobs[row]))
-            else:
-                tokens[row] = self.policy.chat.end_id
+        chosen = [self.policy.chat.end_id] * len(scores)
+        going_on = []
+        conversations = [self.conversations[row] for row in self.writing]
+        tokens = write_next(conversations, scores[self.writing], self.config)
+        for row, conversation, token in zip(self.writing, conversations, tokens, strict=True):
+            chosen[row] = token
+            if token not in self.ends and not cut(self.policy, conversation, token, self.forbidden, self.config):
+                going_on.append(row)
+        self.writing = going_on
         forced = torch.full_like(scores, -torch.inf)
-        return forced.scatter_(1, tokens[:, None], 0.0)
-
-    def _write(self, conversation: Conversation, token: int, logprob: float) -> bool:
-        """Keep the token; whether the turn goes on."""
-        conversation.write((token,), (logprob,))
-        if token in self.ends:
-            return False
-        return not cut(self.policy, conversation, token, self.forbidden, self.config)
+        return forced.scatter_(1, torch.tensor(chosen, device=scores.device)[:, None], 0.0)
 
 
 __all__ = ["padded_inputs", "run_plain"]

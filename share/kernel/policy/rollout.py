@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -20,7 +21,7 @@ from share.kernel.errors import ImageTokenMismatch, PolicyError
 from share.kernel.media.operator import refitted
 from share.kernel.policy.chat import Invalid, ParsedAnswer, ParsedCall, parse_turn
 from share.kernel.policy.images import EncodedImage
-from share.kernel.policy.sampling import RolloutKey
+from share.kernel.policy.sampling import Draws, RolloutKey, row_key, sample_tokens
 
 if TYPE_CHECKING:
     from share.kernel.contracts.task import Demonstration, Prompt
@@ -98,11 +99,12 @@ class OpenedPrompt:
 
 @dataclass(slots=True, eq=False)
 class Conversation:
-    """A rollout in the making."""
+    """A rollout in the making. `draws` are the random numbers of what it samples; a demonstration samples nothing."""
 
     opened: OpenedPrompt
     sample: int
     scene: Scene
+    draws: Draws
     ids: list[int] = field(default_factory=list)
     written: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -171,12 +173,25 @@ def rollout(
     rows_max = max(1, config.rows_max // config.group_size)
     schemas = operator.schemas()
     groups: list[Group] = []
-    run = run_shared if policy.backbone is not None else run_plain
+    run = run_plain if how_rollouts_run(policy) == "plain" else run_shared
     with torch.no_grad():
         for first in range(0, len(prompts), rows_max):
             opened = [open_prompt(policy, prompt, schemas) for prompt in prompts[first : first + rows_max]]
             groups += run(policy, opened, operator, config, key)
     return groups
+
+
+def how_rollouts_run(policy: Policy) -> Literal["direct", "shared", "plain"]:
+    """What the structure of the model allows.
+
+    `shared`: prefixes are computed once and keys are kept; `direct`: so, and layers are computed from their weights;
+    `plain`: neither, transformers generates turn by turn.
+    """
+    from share.kernel.policy.decoder import Decoder
+
+    if policy.backbone is None:
+        return "plain"
+    return "direct" if Decoder.fits(policy.backbone) else "shared"
 
 
 def teacher_forced(policy: Policy, prompt: Prompt, demonstration: Demonstration, operator: Operator) -> Rollout:
@@ -185,7 +200,7 @@ def teacher_forced(policy: Policy, prompt: Prompt, demonstration: Demonstration,
     Raises PolicyError when one of its calls fails: a demonstration must not teach a mistake.
     """
     opened = open_prompt(policy, prompt, operator.schemas())
-    conversation = Conversation(opened, 0, copy_scene(opened.scene))
+    conversation = Conversation(opened, 0, copy_scene(opened.scene), Draws(0))
     for call in demonstration.calls:
         ids = policy.chat.call(call.operation, call.arguments)
         conversation.write(ids, [0.0] * len(ids))
@@ -322,8 +337,22 @@ def observe(conversation: Conversation, action: Action, observation: Observation
     return True
 
 
-def start(opened: Sequence[OpenedPrompt], group_size: int) -> list[Conversation]:
-    return [Conversation(prompt, sample, copy_scene(prompt.scene)) for prompt in opened for sample in range(group_size)]
+def start(opened: Sequence[OpenedPrompt], group_size: int, key: RolloutKey) -> list[Conversation]:
+    return [
+        Conversation(prompt, sample, copy_scene(prompt.scene), Draws(row_key(key, prompt.prompt.prompt_id, sample)))
+        for prompt in opened
+        for sample in range(group_size)
+    ]
+
+
+def write_next(conversations: Sequence[Conversation], logits_RV: torch.Tensor, config: RolloutConfig) -> list[int]:
+    """Sample the next token of each conversation, and write it."""
+    numbers = np.array([each.draws.at(len(each.actions), len(each.ids) - each.turn_start) for each in conversations])
+    sampled, logprobs = sample_tokens(logits_RV, config.temperature, config.top_p, numbers)
+    tokens: list[int] = sampled.tolist()
+    for conversation, token, logprob in zip(conversations, tokens, logprobs.tolist(), strict=True):
+        conversation.write((token,), (logprob,))
+    return tokens
 
 
 def gathered(
@@ -384,6 +413,7 @@ __all__ = [
     "end_turn",
     "forbidden_ids",
     "gathered",
+    "how_rollouts_run",
     "observe",
     "open_prompt",
     "open_scene",
@@ -393,4 +423,5 @@ __all__ = [
     "start",
     "teacher_forced",
     "with_image_tokens",
+    "write_next",
 ]

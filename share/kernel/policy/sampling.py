@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_AHEAD = 64
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -36,6 +37,25 @@ def uniforms(keys: NDArray[np.uint64], turns: NDArray[np.uint64], positions: NDA
     """One number in [0, 1) for each row's key, turn and position within the turn (SplitMix64's finalizer, twice)."""
     counter = _mixed((turns << np.uint64(32)) + positions + np.uint64(1))
     return (_mixed(keys ^ counter) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class Draws:
+    """The random numbers of one rollout, token by token; made a block ahead, which costs as much as one."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self._block: tuple[int, int] | None = None
+        self._numbers: list[float] = []
+
+    def at(self, turn: int, position: int) -> float:
+        """The number in [0, 1) of the token at `position` of turn `turn`."""
+        number, place = divmod(position, _AHEAD)
+        if self._block != (turn, number):
+            self._block = (turn, number)
+            positions = np.arange(number * _AHEAD, (number + 1) * _AHEAD, dtype=np.uint64)
+            key, turns = np.uint64(self.key), np.full(_AHEAD, turn, dtype=np.uint64)
+            self._numbers = uniforms(np.full(_AHEAD, key), turns, positions).tolist()
+        return self._numbers[place]
 
 
 def sample_tokens(
@@ -74,4 +94,4 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return values ^ (values >> np.uint64(31))
 
 
-__all__ = ["RolloutKey", "row_key", "sample_tokens", "uniforms"]
+__all__ = ["Draws", "RolloutKey", "row_key", "sample_tokens", "uniforms"]
