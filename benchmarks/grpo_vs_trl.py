@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import gc
 import io
 import json
@@ -27,10 +26,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -48,7 +47,14 @@ from share.kernel.media.operator import Limits, Operator
 from share.kernel.policy.loading import STARTER, Policy, PolicyConfig, load_policy
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.losses import UpdateSize, policy_loss
-from share.kernel.policy.rollout import Group, RolloutConfig, RolloutKey, rollout, teacher_forced
+from share.kernel.policy.rollout import (
+    Group,
+    RolloutConfig,
+    RolloutKey,
+    how_rollouts_run,
+    rollout,
+    teacher_forced,
+)
 
 GROUP_SIZE = 8
 PROMPTS = 2
@@ -75,11 +81,59 @@ CASES = (
     Case("long", 168, 3, 96, operation=False, bar=1.0, aim=2.5),
 )
 
-MODELS: dict[str, dict[str, Any]] = {
-    "small": {"width": 128, "layers": 4, "heads": 4, "vocabulary": 4096, "dtype": "float32"},
-    "large": {"width": 1024, "layers": 12, "heads": 16, "vocabulary": 32768, "dtype": "bfloat16"},
-}
+
+@dataclass(frozen=True)
+class Size:
+    """Width, layers and heads of language model and vision tower, tokens, deviation of the random weights."""
+
+    width: int
+    layers: int
+    heads: int
+    vocabulary: int
+    deviation: float
+    dtype: Literal["float32", "bfloat16"]
+
+
+MODELS = {"small": Size(128, 4, 4, 4096, 0.08, "float32"), "large": Size(1024, 12, 16, 32768, 0.02, "bfloat16")}
 """`large` has about 250 million parameters and is meant for a GPU."""
+
+
+@dataclass(frozen=True)
+class Equality:
+    """Both sides on the same rollouts: loss apart, gradient apart relative to its norm."""
+
+    loss_difference: float
+    gradient_difference: float
+    gradient_norm: float
+    equal: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A number of each side: seconds or bytes."""
+
+    ours: float
+    trl: float
+
+    @property
+    def ratio(self) -> float:
+        return self.trl / self.ours
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a case. Tokens and calls are means over rollouts, seconds medians over steps."""
+
+    case: str
+    rollouts_run: str
+    prompt_tokens: float
+    completion_tokens: Pair
+    calls: Pair
+    step_s: Pair
+    update_s: Pair
+    update_bytes: Pair
+    equality: Equality
+
 
 WORDS = ("look", "at", "the", "red", "card", "and", "tell", "which", "digit", "it", "shows", "then")
 
@@ -143,12 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = [case for case in CASES if case.name in options.case]
         results = [run_case(case, options, Path(directory) / case.name) for case in chosen]
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(result["equal"] for result in results) else 1
+        options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n", encoding="utf-8")
+    return 0 if all(result.equality.equal for result in results) else 1
 
 
-def run_case(case: Case, options: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    policy = make_policy(case, options.model, options.device, directory)
+def run_case(case: Case, options: argparse.Namespace, directory: Path) -> Result:
+    policy = make_policy(case, MODELS[options.model], options.device, directory)
     prompts = [make_prompt(case, number) for number in range(PROMPTS)]
     operator = SameSchemas({"zoom": Zoom()} if case.operation else {}, Limits(), fit=policy.fit)
     if case.operation:
@@ -158,63 +212,71 @@ def run_case(case: Case, options: argparse.Namespace, directory: Path) -> dict[s
 
     groups = rollout(policy, prompts, operator, config, RolloutKey(0, 0))
     equality = check_equality(policy, trainer, groups, tolerance=1e-5 if policy.config.dtype == "float32" else 0.05)
-    memory = {
-        "ours": peak_memory(policy.model, lambda: ours_update(policy, groups)),
-        "trl": peak_memory(trainer.model, lambda: trl_update(trainer, groups)),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ("ours", "ours_update", "trl", "trl_update")}
-    for step in range(-1, options.steps):
-        timed = {
-            "ours": clock(partial(ours_step, policy, prompts, operator, config, step + 1), policy),
-            "trl": clock(lambda: trl_step(trainer), policy),
-            "ours_update": clock(lambda: ours_update(policy, groups), policy),
-            "trl_update": clock(lambda: trl_update(trainer, groups), policy),
-        }
+    update_bytes = Pair(
+        peak_memory(policy.model, lambda: ours_update(policy, groups)),
+        peak_memory(trainer.model, lambda: trl_update(trainer, groups)),
+    )
+    steps, updates = list[Pair](), list[Pair]()
+    for number in range(options.steps + 1):
+        step = Pair(
+            clock(partial(ours_step, policy, prompts, operator, config, number), policy),
+            clock(lambda: trl_step(trainer), policy),
+        )
+        update = Pair(
+            clock(lambda: ours_update(policy, groups), policy),
+            clock(lambda: trl_update(trainer, groups), policy),
+        )
         check_prompts(trainer, groups)
-        if step < 0:
-            continue
-        for name, elapsed in timed.items():
-            times[name].append(elapsed)
+        if number == 0:
+            continue  # the first warms up
+        steps.append(step)
+        updates.append(update)
         print(
-            "  " + ", ".join(f"{name} {elapsed:.3f} s" for name, elapsed in timed.items()), file=sys.stderr, flush=True
+            f"  step: ours {step.ours:.3f} s, TRL {step.trl:.3f} s; "
+            f"update: ours {update.ours:.3f} s, TRL {update.trl:.3f} s",
+            file=sys.stderr,
+            flush=True,
         )
     rollouts = [each for group in groups for each in group.rollouts]
-    result = {
-        "case": case.name,
-        "prompt_tokens": statistics.mean(len(each.prompt_ids) for each in rollouts),
-        "completion_tokens": statistics.mean(len(each.completion_ids) for each in rollouts),
-        "trl_completion_tokens": trainer.completion_tokens,
-        "calls": statistics.mean(len(each.trajectory.operations) for each in rollouts),
-        "trl_calls": trainer.calls,
-        **{f"{name}_s": statistics.median(values) for name, values in times.items()},
-        "step_ratio": statistics.median(times["trl"]) / statistics.median(times["ours"]),
-        "update_ratio": statistics.median(times["trl_update"]) / statistics.median(times["ours_update"]),
-        "memory_ratio": memory["ours"] / memory["trl"],
-        **{f"{name}_mb": value / 2**20 for name, value in memory.items()},
-        **equality,
-    }
+    result = Result(
+        case=case.name,
+        rollouts_run=how_rollouts_run(policy),
+        prompt_tokens=statistics.mean(len(each.prompt_ids) for each in rollouts),
+        completion_tokens=Pair(
+            statistics.mean(len(each.completion_ids) for each in rollouts), trainer.completion_tokens
+        ),
+        calls=Pair(statistics.mean(len(each.trajectory.operations) for each in rollouts), trainer.calls),
+        step_s=median(steps),
+        update_s=median(updates),
+        update_bytes=update_bytes,
+        equality=equality,
+    )
     show(case, result)
     return result
 
 
-def show(case: Case, result: dict[str, Any]) -> None:
+def median(pairs: Sequence[Pair]) -> Pair:
+    return Pair(statistics.median(pair.ours for pair in pairs), statistics.median(pair.trl for pair in pairs))
+
+
+def show(case: Case, result: Result) -> None:
+    step, update, memory, equality = result.step_s, result.update_s, result.update_bytes, result.equality
     print(
-        f"\n{case.name}: P={result['prompt_tokens']:.0f} S={result['completion_tokens']:.0f} "
-        f"(TRL {result['trl_completion_tokens']:.0f}), calls per rollout {result['calls']:.2f} "
-        f"(TRL {result['trl_calls']:.2f})\n"
-        f"  step    TRL {result['trl_s']:7.3f} s   ours {result['ours_s']:7.3f} s   {result['step_ratio']:5.2f}x "
+        f"\n{case.name}: P={result.prompt_tokens:.0f} S={result.completion_tokens.ours:.0f} "
+        f"(TRL {result.completion_tokens.trl:.0f}), calls per rollout {result.calls.ours:.2f} "
+        f"(TRL {result.calls.trl:.2f}), rollouts {result.rollouts_run}\n"
+        f"  step    TRL {step.trl:7.3f} s   ours {step.ours:7.3f} s   {step.ratio:5.2f}x "
         f"(bar {case.bar:g}x, aim {case.aim:g}x)\n"
-        f"  update  TRL {result['trl_update_s']:7.3f} s   ours {result['ours_update_s']:7.3f} s   "
-        f"{result['update_ratio']:5.2f}x (same rollouts)\n"
-        f"  memory  TRL {result['trl_mb']:7.1f} MB  ours {result['ours_mb']:7.1f} MB  {result['memory_ratio']:5.2f}x "
+        f"  update  TRL {update.trl:7.3f} s   ours {update.ours:7.3f} s   {update.ratio:5.2f}x (same rollouts)\n"
+        f"  memory  TRL {memory.trl / 2**20:7.1f} MB  ours {memory.ours / 2**20:7.1f} MB  {1 / memory.ratio:5.2f}x "
         f"(bar 0.6x, aim 0.25x)\n"
-        f"  equal   |loss difference| {result['loss_difference']:.1e}, gradient {result['gradient_difference']:.1e} "
-        f"relative: {'yes' if result['equal'] else 'NO'}",
+        f"  equal   |loss difference| {equality.loss_difference:.1e}, gradient {equality.gradient_difference:.1e} "
+        f"relative: {'yes' if equality.equal else 'NO'}",
         flush=True,
     )
 
 
-def make_policy(case: Case, model_name: str, device: str, directory: Path) -> Policy:
+def make_policy(case: Case, size: Size, device: str, directory: Path) -> Policy:
     """A random Qwen2.5-VL with a tokenizer of its own and the chat template of Qwen3-VL, which TRL takes tools with."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -242,20 +304,19 @@ def make_policy(case: Case, model_name: str, device: str, directory: Path) -> Po
     )
     tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
     tokenizer.chat_template = template
-    size, token = MODELS[model_name], tokenizer.convert_tokens_to_ids
+    token, head = tokenizer.convert_tokens_to_ids, size.width // size.heads
     shape = {
-        "hidden_size": size["width"],
-        "intermediate_size": 3 * size["width"],
-        "initializer_range": 0.02 if model_name == "large" else 0.08,
+        "hidden_size": size.width,
+        "intermediate_size": 3 * size.width,
+        "initializer_range": size.deviation,
     }
-    head = size["width"] // size["heads"]
     config = Qwen2_5_VLConfig(
         text_config={
             **shape,
-            "num_hidden_layers": size["layers"],
-            "num_attention_heads": size["heads"],
-            "num_key_value_heads": size["heads"] // 2,
-            "vocab_size": size["vocabulary"],
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.heads // 2,
+            "vocab_size": size.vocabulary,
             "max_position_embeddings": 4096,
             "rope_parameters": {
                 "rope_type": "default",
@@ -269,10 +330,10 @@ def make_policy(case: Case, model_name: str, device: str, directory: Path) -> Po
         },
         vision_config={
             **shape,
-            "depth": size["layers"],
-            "num_heads": size["heads"],
-            "out_hidden_size": size["width"],
-            "fullatt_block_indexes": list(range(size["layers"])),
+            "depth": size.layers,
+            "num_heads": size.heads,
+            "out_hidden_size": size.width,
+            "fullatt_block_indexes": list(range(size.layers)),
         },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
@@ -287,8 +348,7 @@ def make_policy(case: Case, model_name: str, device: str, directory: Path) -> Po
     preprocessor = json.loads((STARTER / "preprocessor_config.json").read_text())
     preprocessor |= {"min_pixels": CROP_SIDE**2, "max_pixels": case.image_side**2}
     (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    dtype: Any = size["dtype"]
-    policy = load_policy(PolicyConfig(path=str(directory), device=device, dtype=dtype, system=""))
+    policy = load_policy(PolicyConfig(path=str(directory), device=device, dtype=size.dtype, system=""))
     print(f"\n{case.name}: a Qwen2.5-VL of {policy.num_parameters / 1e6:.1f} M parameters", flush=True)
     return policy
 
@@ -359,15 +419,18 @@ def ours_update(policy: Policy, groups: Sequence[Group]) -> float:
 
 
 def make_trl(policy: Policy, prompts: Sequence[Prompt], case: Case, device: str, directory: Path) -> Any:
-    """TRL's GRPOTrainer on a copy of the model with transformers' own attention."""
+    """TRL's GRPOTrainer on the same weights in a model of its own, with transformers' own attention and layers."""
     from datasets import Dataset
+    from transformers import Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    model = copy.deepcopy(policy.base)
-    model.config.text_config._attn_implementation = model.config.vision_config._attn_implementation = "sdpa"
+    model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        directory, dtype=policy.base.dtype, attn_implementation="sdpa", local_files_only=True
+    )
+    model.to(policy.device).load_state_dict(policy.base.state_dict())
 
     class TensorImages(Qwen2VLImageProcessorPil):
         """As the one that needs torchvision, and TRL reads: tensors, not arrays."""
@@ -458,7 +521,7 @@ def trl_update(trainer: Any, groups: Sequence[Group]) -> float:
     return float(loss.detach())
 
 
-def trl_inputs(trainer: Any, groups: Sequence[Group]) -> dict[str, Any]:
+def trl_inputs(trainer: Any, groups: Sequence[Group]) -> dict[str, torch.Tensor | list[int]]:
     """Rollouts as TRL keeps them: prompts padded on the left, completions on the right, every image in every row."""
     rollouts = [each for group in groups for each in group.rollouts]
     pad_id = trainer._tokenizer.pad_token_id
@@ -482,8 +545,8 @@ def trl_inputs(trainer: Any, groups: Sequence[Group]) -> dict[str, Any]:
         "image_grid_thw": torch.stack([image.grid_thw for row in images for image in row]),
         "mm_token_type_ids": (torch.cat([prompt_ids, completion_ids], 1) == trainer.model.config.image_token_id).int(),
     }
-    moved: dict[str, Any] = {name: tensor.to(trainer.accelerator.device) for name, tensor in inputs.items()}
-    return moved | {"num_images": [len(row) for row in images]}
+    moved = {name: tensor.to(trainer.accelerator.device) for name, tensor in inputs.items()}
+    return {**moved, "num_images": [len(row) for row in images]}
 
 
 def check_prompts(trainer: Any, groups: Sequence[Group]) -> None:
@@ -493,7 +556,7 @@ def check_prompts(trainer: Any, groups: Sequence[Group]) -> None:
     assert theirs == {tuple(group.rollouts[0].prompt_ids.tolist()) for group in groups}
 
 
-def check_equality(policy: Policy, trainer: Any, groups: Sequence[Group], tolerance: float) -> dict[str, Any]:
+def check_equality(policy: Policy, trainer: Any, groups: Sequence[Group], tolerance: float) -> Equality:
     """Loss and gradient of both sides on the same rollouts, advantages and behavior log-probabilities."""
     theirs = trl_update(trainer, groups)
     their_gradient = gradient(trainer.model)
@@ -501,12 +564,12 @@ def check_equality(policy: Policy, trainer: Any, groups: Sequence[Group], tolera
     our_gradient = gradient(policy.model)
     loss_difference = abs(ours - theirs)
     gradient_difference = float((our_gradient - their_gradient).norm() / their_gradient.norm())
-    return {
-        "loss_difference": loss_difference,
-        "gradient_difference": gradient_difference,
-        "gradient_norm": float(their_gradient.norm()),
-        "equal": loss_difference <= tolerance and gradient_difference <= tolerance,
-    }
+    return Equality(
+        loss_difference,
+        gradient_difference,
+        gradient_norm=float(their_gradient.norm()),
+        equal=loss_difference <= tolerance and gradient_difference <= tolerance,
+    )
 
 
 def gradient(model: torch.nn.Module) -> torch.Tensor:
