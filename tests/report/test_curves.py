@@ -9,9 +9,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from share.kernel.events import StructuredLogger
-from share.kernel.report.curves import read_measured, smoothed, write_curves
+from share.kernel.report.curves import NOTE_ROWS, Label, placed, read_measured, smoothed, write_curves
 
 
 def _log(run_dir: Path) -> StructuredLogger:
@@ -75,6 +77,38 @@ def test_what_is_no_finite_number_is_no_point(tmp_path: Path) -> None:
     record = {"event": "train.step", "step": 1, "loss": float("nan"), "kl": "x", "done": True, "reward": 1}
     path.write_text(json.dumps(record) + "\n")
     assert read_measured(path).points == {"reward": [(1, 1.0)]}
+
+
+def test_two_alarms_of_one_step_are_both_read(tmp_path: Path) -> None:
+    logger = _log(tmp_path)
+    for name in ("zero_variance", "entropy_collapse", "zero_variance"):
+        logger.warn(f"alarm.{name}", "", step=7)
+    logger.close()
+    assert read_measured(tmp_path / "events.jsonl").alarms == ((7, "entropy collapse"), (7, "zero variance"))
+
+
+def test_names_that_come_close_together_stand_in_rows_and_one_that_repeats_is_counted() -> None:
+    notes = [(10, "zero variance"), (11, "entropy collapse"), (12, "zero variance"), (80, "zero variance")]
+    labels = [(label.name, label.step, label.row, label.count) for label in placed(notes, 0, 100)]
+    assert labels == [("zero variance", 10, 0, 2), ("entropy collapse", 11, 1, 1), ("zero variance", 80, 0, 1)]
+
+
+def test_a_name_at_the_right_edge_stands_left_of_its_line() -> None:
+    (label,) = placed([(99, "zero variance")], 0, 100)
+    assert label.leftward
+    assert label.end == pytest.approx(0.99)
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["a", "zero variance", "coherence", "b", "c", "d"]))))
+def test_no_two_names_lie_on_each_other_and_the_rows_are_bounded(notes: list[tuple[int, str]]) -> None:
+    labels = placed(sorted(notes), -2, 202)
+
+    def touch(one: Label, other: Label) -> bool:
+        return one.row == other.row and one.begin < other.end and other.begin < one.end
+
+    assert all(0 <= label.row < NOTE_ROWS for label in labels)
+    assert not any(touch(one, other) for index, one in enumerate(labels) for other in labels[:index])
+    assert sum(label.count for label in labels) <= len(notes)
 
 
 def test_smoothing_keeps_a_constant_and_does_not_lag_behind_a_slope() -> None:

@@ -21,6 +21,16 @@ SMOOTH_FROM = 40
 last held-out value, or else the end of the smoothed curve."""
 
 
+NOTE_ROWS = 4
+"""Rows below a panel's upper edge in which alarms and phases are named."""
+
+NOTE_HEIGHT = 0.062
+"""Height of such a row, as a share of the panel's."""
+
+CHARACTER_WIDTH = 0.0145
+"""Width of a character of such a name, as a share of the panel's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """One line: the key of the numbers in the events, and what it is called. `sparse` ones are drawn with markers."""
@@ -120,7 +130,7 @@ def write_curves(run_dir: Path, path: Path, title: str = "") -> bool:
 def read_measured(events: Path) -> Measured:
     """The finite numbers of the events `train.*` that have a step. Where a run was resumed, the later record counts."""
     by_key: dict[str, dict[int, float]] = {}
-    alarms: dict[int, str] = {}
+    alarms: set[tuple[int, str]] = set()
     phases: dict[int, str] = {}
     with events.open(encoding="utf-8") as file:
         for line in file:
@@ -132,7 +142,7 @@ def read_measured(events: Path) -> Measured:
             if not isinstance(step, int):
                 continue
             if event.startswith("alarm."):
-                alarms[step] = event.removeprefix("alarm.").replace("_", " ")
+                alarms.add((step, event.removeprefix("alarm.").replace("_", " ")))
             elif event == "train.phase":
                 phases[step] = str(record.get("phase", "next phase"))
             elif event.startswith("train."):
@@ -140,7 +150,7 @@ def read_measured(events: Path) -> Measured:
                     if key != "step" and _is_finite(value):
                         by_key.setdefault(key, {})[step] = float(value)
     points = {key: sorted(values.items()) for key, values in by_key.items()}
-    return Measured(points, tuple(sorted(alarms.items())), tuple(sorted(phases.items())))
+    return Measured(points, tuple(sorted(alarms)), tuple(sorted(phases.items())))
 
 
 def _panels(measured: Measured) -> list[Panel]:
@@ -180,10 +190,7 @@ def _draw(axis: Axes, panel: Panel, measured: Measured) -> None:
             axis.plot(steps, smoothed(values), color=color, lw=1.8, label=curve.label)
         else:
             axis.plot(steps, values, color=color, lw=1.6, marker="o" if len(values) == 1 else "", label=curve.label)
-    for color, notes in ((_ALARM, measured.alarms), (_FAINT, measured.phases)):
-        for step, name in notes:
-            axis.axvline(step, color=color, lw=0.8, ls=":")
-            axis.text(step, 0.99, f" {name}", transform=axis.get_xaxis_transform(), fontsize=6.5, color=color, va="top")
+    _draw_notes(axis, measured)
     alone = panel.curves[0].label if len(panel.curves) == 1 else ""
     title = panel.title if alone in ("", "training", "mean", "policy") else f"{panel.title} {alone}"
     axis.set_title(title, fontsize=9.5, loc="left")
@@ -207,6 +214,65 @@ def _draw(axis: Axes, panel: Panel, measured: Measured) -> None:
     axis.set_title(text, fontsize=9.5, loc="right", color=_COLORS[headline])
 
 
+def _draw_notes(axis: Axes, measured: Measured) -> None:
+    """A dotted line at every step with a note, and the notes' names in rows below the upper edge."""
+    notes = sorted((step, name, color) for color, each in _notes(measured) for step, name in each)
+    for step, _, color in notes:
+        axis.axvline(step, color=color, lw=0.8, ls=":")
+    first, last = axis.get_xlim()
+    colors = {(step, name): color for step, name, color in notes}
+    for label in placed([(step, name) for step, name, _ in notes], first, last):
+        axis.text(
+            label.step,
+            0.985 - label.row * NOTE_HEIGHT,
+            f" {label.count} x {label.name} " if label.count > 1 else f" {label.name} ",
+            transform=axis.get_xaxis_transform(),
+            fontsize=6.5,
+            color=colors[label.step, label.name],
+            va="top",
+            ha="right" if label.leftward else "left",
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.2},
+        )
+
+
+def _notes(measured: Measured) -> tuple[tuple[str, tuple[tuple[int, str], ...]], ...]:
+    return (_ALARM, measured.alarms), (_FAINT, measured.phases)
+
+
+@dataclass(slots=True)
+class Label:
+    """The name of a note beside the line of its step, in a row counted from the top. `begin` and `end` are the room
+    that is kept for it, as shares of the panel's width; `count` the notes of that name that it stands for."""
+
+    name: str
+    step: int
+    row: int
+    begin: float
+    end: float
+    leftward: bool
+    count: int = 1
+
+
+def placed(notes: Sequence[tuple[int, str]], first: float, last: float) -> list[Label]:
+    """The labels of notes (step, name) in order of step, on an axis from `first` to `last`; no two lie on each other.
+
+    A name that would lie on the same name is counted there instead. Where all rows are taken a note has its line alone.
+    """
+    labels: list[Label] = []
+    for step, name in notes:
+        at, width = (step - first) / (last - first), CHARACTER_WIDTH * (len(name) + 5)  # room for a count
+        leftward = at + width > 1.0
+        begin, end = (at - width, at) if leftward else (at, at + width)
+        near = [label for label in labels if label.begin < end and begin < label.end]
+        again = next((label for label in near if label.name == name), None)
+        rows = set(range(NOTE_ROWS)).difference(label.row for label in near)
+        if again is not None:
+            again.count += 1
+        elif rows:
+            labels.append(Label(name, step, min(rows), begin, end, leftward))
+    return labels
+
+
 def smoothed(values: Sequence[float]) -> list[float]:
     """A Gaussian-weighted mean around each point, over about a twentieth of the curve; it does not lag behind."""
     deviation = max(1.5, len(values) / 50)
@@ -225,12 +291,17 @@ def _is_finite(value: object) -> bool:
 
 
 __all__ = [
+    "CHARACTER_WIDTH",
+    "NOTE_HEIGHT",
+    "NOTE_ROWS",
     "PANELS",
     "REWARDS_PREFIX",
     "SMOOTH_FROM",
     "Curve",
+    "Label",
     "Measured",
     "Panel",
+    "placed",
     "read_measured",
     "smoothed",
     "write_curves",
