@@ -1,0 +1,331 @@
+"""A record log under everything that can happen to it: the moves of a workload, and what is checked after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from share.kernel.buffer.file import FileStorage, FileStorageConfig
+from share.kernel.contracts.experience import Record, RecordType
+from share.kernel.contracts.kinds import RecordLog, Storage
+from share.kernel.errors import BufferFull, BufferProblem, BufferUnavailable
+from share.kernel.experience.disk import Disk, File
+from tests.crash.disk import FAULTS, Call, FailsAt, Fault, Frozen, Image, Interposed, SimulatedDisk
+from tests.crash.model import LogModel, Violation, Written
+
+ROOT = Path("/simulated")
+DIRECTORY = ROOT / "buffer"
+MARK = b"erase-me-"
+"""Begins the payloads that are looked for in the files after they were erased."""
+
+TYPES = (RecordType.ADD, RecordType.ADD, RecordType.ADD, RecordType.REMOVE, RecordType.PRIORITY)
+
+SEGMENT_BYTES = 4096
+SYNC_FAULTS: tuple[Fault, ...] = ("sync lost", "sync forgotten", "short")
+
+Mutate = Callable[[Disk], Disk]
+MakeStorage = Callable[[Random], Storage]
+
+
+class Inline(Executor):
+    """Does at once what is submitted, in the thread that submits it: a workload has one order of calls."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except OSError as error:
+            future.set_exception(error)
+        return future
+
+
+def file_storage(random: Random) -> Storage:
+    """The storage `file` with segments so small that a few records fill one, and seeds that can be had again."""
+    return FileStorage(FileStorageConfig(segment_bytes=SEGMENT_BYTES), random=random, executor=Inline())
+
+
+def unchanged(disk: Disk) -> Disk:
+    """The protocol as it is."""
+    return disk
+
+
+@dataclass(frozen=True)
+class Point:
+    """A crash point: the disk after a call, and what had been promised by then."""
+
+    call: Call
+    frozen: Frozen
+    model: LogModel
+
+
+class Session:
+    """A writer's life. Nothing of it reaches the disk after its end, not even from threads that it leaves behind."""
+
+    def __init__(self, storage: Storage, disk: Disk, mutate: Mutate) -> None:
+        self.is_over = False
+        self.fault: FailsAt | None = None
+        self.disk = Interposed(mutate(disk), self._between)
+        self.log: RecordLog = storage.open(DIRECTORY, self.disk, "write")
+
+    def end(self) -> None:
+        self.is_over = True
+
+    def _between(self, call: Call, perform: Callable[[], object], file: File | None) -> object:
+        if self.is_over:
+            raise OSError(9, "the process has ended")
+        return perform() if self.fault is None else self.fault(call, perform, file)
+
+
+class LogWorld:
+    """Runs a workload of random moves over a simulated disk, and keeps a `Point` for each of its calls."""
+
+    def __init__(self, storage: MakeStorage, seed: int, *, mutate: Mutate = unchanged) -> None:
+        self.rng = Random(seed)
+        self.storage = storage
+        self.mutate = mutate
+        self.model = LogModel()
+        self.points: list[Point] = []
+        self.moves: list[str] = []
+        self.disk = SimulatedDisk(ROOT)
+        self.disk.make_directory(DIRECTORY)  # the caller's care
+        self.disk.sync_directory(ROOT)
+        self.disk.observe = self._observe
+        self.session: Session | None = None
+
+    def _observe(self, call: Call) -> None:
+        self.points.append(Point(call, self.disk.freeze(), self.model.copy()))
+
+    def run(self, num_moves: int) -> list[Point]:
+        moves = {
+            self.append: 12,
+            self.truncate: 2,
+            self.compact: 2,
+            self.close: 1,
+            self.kill: 1,
+            self.cut_power: 1,
+            self.append_with_fault: 3,
+            self.read_all: 1,
+        }
+        self.append()
+        for _ in range(num_moves - 1):
+            [move] = self.rng.choices(list(moves), list(moves.values()))
+            move()
+        self.close()
+        return self.points
+
+    @property
+    def log(self) -> RecordLog:
+        if self.session is None:
+            self.moves.append("open")
+            self.session = Session(self.storage(self.rng), self.disk, self.mutate)
+            self.model.compare(list(self.session.log.scan()), is_new_writer=True)
+            _check_log(self.session.log, self.model)
+        return self.session.log
+
+    def append(self) -> None:
+        log = self.log
+        batch = random_batch(self.rng)
+        self.moves.append(f"append {[len(payload) for _, payload in batch]}")
+        self.model.begin(batch)
+        self.model.acknowledge(batch, log.append(parts_of(batch, self.rng)))
+
+    def append_with_fault(self) -> None:
+        log = self.log
+        batch = random_batch(self.rng)
+        assert self.session is not None
+        first = self.session.disk.num_calls + self.rng.randint(1, 4)
+        fault = FailsAt(self.rng.choice([*FAULTS, *SYNC_FAULTS]), first, first + self.rng.choice([0, 1, 3, 8, 20]))
+        self.session.fault = fault
+        self.moves.append(f"append {[len(payload) for _, payload in batch]} while {fault.fault} at {first}")
+        self.model.begin(batch)
+        try:
+            locations = log.append(parts_of(batch, self.rng))
+        except (BufferFull, BufferUnavailable) as problem:
+            self.moves.append(f"  {type(problem).__name__}: {problem}")
+        else:
+            self.model.acknowledge(batch, locations)
+        self.session.fault = None
+        self.model.compare(list(log.scan()), is_new_writer=False)
+
+    def truncate(self) -> None:
+        before = self.rng.randint(self.model.below, self.model.last + 1)
+        self.moves.append(f"truncate before {before}")
+        log = self.log
+        self.model.begin_truncate(before)
+        log.truncate(before)
+        self.model.truncated()
+
+    def compact(self) -> None:
+        dead = {
+            sequence
+            for sequence, (_, payload) in self.model.records.items()
+            if payload.startswith(MARK) and self.rng.random() < 0.5
+        }
+        log = self.log
+        self.moves.append(f"compact {sorted(dead)}")
+        self.model.begin_erase(dead)
+        log.compact(lambda record: record.sequence in dead or record.sequence in self.model.erased)
+        self.model.erase()
+        self.model.compare(list(log.scan()), is_new_writer=False)
+
+    def read_all(self) -> None:
+        self.moves.append("read")
+        _check_log(self.log, self.model)
+
+    def close(self) -> None:
+        self.moves.append("close")
+        self.log.close()
+        self._end()
+
+    def kill(self) -> None:
+        """The process dies; the machine lives, so that the next one finds what was written and never synced."""
+        self.moves.append("kill")
+        self.log  # noqa: B018  there is one to be killed
+        self._end()
+
+    def cut_power(self) -> None:
+        self.moves.append("cut the power")
+        self._end()
+        images = list(self.disk.freeze().images(self.rng, 6))
+        self.disk = SimulatedDisk(ROOT, self.rng.choice(images), observe=self._observe)
+
+    def _end(self) -> None:
+        if self.session is not None:
+            self.session.end()
+        self.session = None
+        self.model.promised = min(self.model.promised, self.model.last)
+
+
+def random_batch(rng: Random) -> list[Written]:
+    """One to four records: tiny, of a few sectors, of zeros, or of bytes that could be taken for frames."""
+    batch: list[Written] = []
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        size = rng.choice([0, 1, 7, 40, 200, 511, 700, 1500])
+        shape = rng.random()
+        payload = bytes(size) if shape < 0.1 else rng.randbytes(size)
+        if size >= 40 and shape > 0.5:
+            payload = MARK + rng.randbytes(size - len(MARK))
+        batch.append((rng.choice(TYPES), payload))
+    return batch
+
+
+def parts_of(batch: Sequence[Written], rng: Random) -> list[tuple[RecordType, list[bytes | memoryview]]]:
+    """The payloads in two parts each, cut anywhere."""
+    cut = [rng.randint(0, len(payload)) for _, payload in batch]
+    return [(kind, [payload[:at], memoryview(payload)[at:]]) for (kind, payload), at in zip(batch, cut, strict=True)]
+
+
+def _check_log(log: RecordLog, model: LogModel) -> None:
+    """What is true of an open log at any time."""
+    if log.next_sequence != model.last + 1:
+        raise Violation("unstable", f"next sequence is {log.next_sequence} after {model.last}")
+    for sequence, location in model.locations.items():
+        kind, payload = model.records[sequence]
+        try:
+            record = log.read(location, sequence)
+        except KeyError:
+            if sequence < model.below_soon or sequence in model.erased_soon:
+                continue
+            raise Violation("lost", f"record {sequence} cannot be read") from None
+        if sequence in model.erased:
+            raise Violation("resurrected", f"record {sequence} was erased and can be read")
+        if (record.sequence, record.type, bytes(record.payload)) != (sequence, kind, payload):
+            raise Violation("changed", f"record {sequence} is read as {record.type.name}")
+
+
+class LogCheck:
+    """Recovers a log from an image and holds it against the model; the disk it does so on can be crashed again."""
+
+    def __init__(self, storage: MakeStorage, *, mutate: Mutate = unchanged) -> None:
+        self.rng = Random(0)
+        self.storage = storage
+        self.mutate = mutate
+        self.points: list[Point] = []
+
+    def __call__(self, image: Image, point: Point, *, deep: bool) -> None:
+        """Raises Violation. If `deep`, `points` are the crash points of the recovery afterwards."""
+        self.points = []
+        self.model = point.model.copy()
+        self.disk = SimulatedDisk(ROOT, image, observe=self._observe if deep else None)
+        self._check_erased(image)
+        self._check_reader()
+        first = self._recover()
+        self.model.is_quiescent()
+        if deep:
+            self.points.append(Point(Call(0, "recovered", ""), self.disk.freeze(), self.model.copy()))
+        again = self._recover()
+        if _plain(first) != _plain(again):
+            raise Violation("unstable", f"recovered again: {len(first)} records, then {len(again)}")
+        session = self._open()
+        for _ in range(2):
+            batch: list[Written] = [(RecordType.ADD, b"appended after recovery")]
+            self.model.begin(batch)
+            self.model.acknowledge(batch, session.log.append([(kind, [payload]) for kind, payload in batch]))
+        session.log.close()
+        session.end()
+        self._recover()
+
+    def _observe(self, call: Call) -> None:
+        self.points.append(Point(call, self.disk.freeze(), self.model.copy()))
+
+    def _open(self) -> Session:
+        epoch = self.model.epoch
+        try:
+            session = Session(self.storage(self.rng), self.disk, self.mutate)
+        except BufferProblem as problem:
+            raise Violation("refused", str(problem)) from problem
+        if session.log.epoch < epoch:
+            raise Violation("unstable", f"epoch {session.log.epoch} after {epoch}")
+        self.model.epoch = session.log.epoch
+        return session
+
+    def _recover(self) -> list[Record]:
+        session = self._open()
+        found = [_kept(record) for record in _scan(session.log)]
+        self.model.compare(found, is_new_writer=True)
+        _check_log(session.log, self.model)
+        session.log.close()
+        session.end()
+        return found
+
+    def _check_reader(self) -> None:
+        """A reader that asks for what is promised gets it, whether or not a writer has recovered."""
+        if not any(name.startswith("buffer/log/") for name in self._names()):
+            return
+        log = self.storage(self.rng).open(DIRECTORY, self.disk, "read")
+        self.model.copy().compare(
+            [_kept(record) for record in log.scan(until=self.model.promised)], is_new_writer=False
+        )
+        log.close()
+
+    def _names(self) -> Iterator[str]:
+        for name in self.disk.names(DIRECTORY / "log"):
+            yield f"buffer/log/{name}"
+
+    def _check_erased(self, image: Image) -> None:
+        for sequence in self.model.erased:
+            _, payload = self.model.records.get(sequence, (RecordType.HOLE, b""))
+            if not payload.startswith(MARK):
+                continue
+            for name, number in image.files.items():
+                if payload[:24] in image.contents[number]:
+                    raise Violation("not erased", f"record {sequence} in {name}")
+
+
+def _scan(log: RecordLog) -> Iterator[Record]:
+    try:
+        yield from log.scan()
+    except BufferProblem as problem:
+        raise Violation("refused", str(problem)) from problem
+
+
+def _kept(record: Record) -> Record:
+    return Record(record.sequence, record.type, bytes(record.payload), record.location)
+
+
+def _plain(records: Sequence[Record]) -> list[tuple[int, RecordType, bytes, int]]:
+    return [(record.sequence, record.type, bytes(record.payload), record.location) for record in records]
