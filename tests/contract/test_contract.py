@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from share.kernel.contracts.vision import Scene
 from share.kernel.registry import load_registry
-from share.kernel.testing import build, check_operation, check_reward, check_task, example_scene
+from share.kernel.testing import build, check_operation, check_reward, check_storage, check_task, example_scene
 
 REGISTRY = load_registry()
 
@@ -29,6 +31,11 @@ def test_an_operation_keeps_the_contract(name: str) -> None:
         return example_scene(is_video=name == "TRACK_OBJECT")
 
     check_operation(build(REGISTRY, "operation", name), *EXAMPLES[name], scene=scene)
+
+
+@pytest.mark.parametrize("name", ours("buffer"))
+def test_a_storage_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    check_storage(build(REGISTRY, "buffer", name), tmp_path)
 
 
 @pytest.mark.parametrize("name", ours("reward"))

@@ -26,7 +26,7 @@ from share.kernel.config import ConfigModel
 from share.kernel.contracts.experience import Finding, Record, RecordType
 from share.kernel.errors import BufferFenced, BufferFull, BufferProblem, BufferUnavailable
 from share.kernel.experience.disk import Disk, File
-from share.kernel.experience.frame import pack_frame
+from share.kernel.experience.frame import frame_bytes, pack_frame
 
 LOG = "log"
 PUNCH_BYTES_MIN = 1 << 20
@@ -119,7 +119,7 @@ class FileLog:
         """See `RecordLog.append`."""
         if not records:
             return []
-        active = self._active or self._begin()
+        active = self._active or self._begin(_segment_bytes(records))
         parts, locations, end = self._pack(records, active)
         if end > active.capacity:
             active = self._begin(START + end - active.end)
@@ -341,6 +341,10 @@ class FileLog:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return BufferFull(f"{self._directory}: {reason}; nothing was accepted: free space and try again")
         return BufferUnavailable(f"{self._directory}: {reason}; nothing was accepted")
+
+
+def _segment_bytes(records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]]) -> int:
+    return START + sum(frame_bytes(sum(map(len, payload))) for _, payload in records)
 
 
 class _Active:
