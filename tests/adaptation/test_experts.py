@@ -1,0 +1,66 @@
+"""The experts beside the frozen policy, and confidence that means what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
+from share.kernel.adaptation.residual import ResidualHead
+from share.kernel.adaptation.session import SessionPrior
+
+
+def test_a_residual_head_begins_as_the_frozen_policy() -> None:
+    rng = np.random.default_rng(0)
+    logits_NC, features_ND = rng.normal(size=(5, 4)), rng.normal(size=(5, 7))
+    assert ResidualHead(7, 4).predict(logits_NC, features_ND) == pytest.approx(softmax(logits_NC, axis=1))
+
+
+def test_a_residual_head_learns_a_shift_from_audited_items_and_forgets_an_old_one() -> None:
+    rng = np.random.default_rng(1)
+    centers = rng.normal(size=(4, 16))
+    answers = rng.integers(0, 4, 80)
+    features_ND = centers[answers] + rng.normal(scale=0.3, size=(80, 16))
+    wrong = np.eye(4)[(answers + 1) % 4] * 2  # the frozen policy is sure of the next answer
+    head = ResidualHead(16, 4, half_life=50)
+    head.learn(wrong, features_ND, answers, 0)
+    assert (head.predict(wrong, features_ND).argmax(axis=1) == answers).mean() > 0.95
+    moved = (answers + 2) % 4
+    for position in range(400, 440, 4):
+        head.learn(wrong[:40], features_ND[:40], moved[:40], position)
+    assert (head.predict(wrong[40:], features_ND[40:]).argmax(axis=1) == moved[40:]).mean() > 0.9
+
+
+def test_a_session_prior_sees_what_is_in_season_but_not_what_one_client_repeats() -> None:
+    unsure = np.full((16, 4), 0.2)
+    unsure[:, 2] = 0.4
+    many, one = SessionPrior(), SessionPrior()
+    for _ in range(5):
+        by_many = many.correct(unsure, np.arange(16))
+        by_one = one.correct(unsure, np.zeros(16, np.int64))
+    assert by_many[0, 2] > 0.6
+    assert by_many[0, 2] > by_one[0, 2] + 0.1
+    assert by_one.sum(axis=1) == pytest.approx(np.ones(16))
+
+
+def test_temperature_mends_overconfidence() -> None:
+    rng = np.random.default_rng(2)
+    logits_NC = rng.normal(size=(4000, 5))
+    answers = np.array([rng.choice(5, p=row) for row in softmax(logits_NC, axis=1)])
+    sure = softmax(logits_NC * 4, axis=1)
+    temperature = fit_temperature(sure[:2000], answers[:2000])
+    assert temperature == pytest.approx(4, rel=0.1)
+    right = sure[2000:].argmax(axis=1) == answers[2000:]
+    before = calibration_error(sure[2000:].max(axis=1), right)
+    after = calibration_error(tempered(sure[2000:], temperature).max(axis=1), right)
+    assert after < before / 4
+
+
+def test_temperature_stays_near_one_while_there_is_little_evidence() -> None:
+    assert fit_temperature(np.array([[0.99, 0.01]]), np.array([1])) < 1.5
+    assert fit_temperature(np.zeros((0, 2)), np.zeros(0, np.int64)) == pytest.approx(1)
+
+
+def test_calibration_error_of_a_known_case() -> None:
+    assert calibration_error(np.array([0.95, 0.95]), np.array([True, False])) == pytest.approx(0.45)
