@@ -1,0 +1,1 @@
+"""The transport between the engine and its update worker: a slab of shared memory, a socket, a ledger, a supervisor."""

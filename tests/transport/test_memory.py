@@ -1,0 +1,176 @@
+"""The slab: tensors come out as they went in, and slots are used again only when nobody can be reading them."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from share.kernel.errors import SlabFull, TensorTooLarge, TransportError
+from share.kernel.transport.memory import SharedMemoryInfo, SharedMemoryManager, SharedMemoryReconstructor
+
+DTYPES = [
+    torch.bfloat16,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.complex64,
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+]
+
+
+class TickingClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def manager() -> SharedMemoryManager:
+    return SharedMemoryManager(num_slots=4, slot_bytes=4096)
+
+
+def random_tensor(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """Random bits, so not-a-numbers of every kind among them; a bool has only two values."""
+    generator = torch.Generator().manual_seed(7)
+    high = 2 if dtype is torch.bool else 256
+    last = shape[-1] * dtype.itemsize
+    return torch.randint(0, high, (*shape[:-1], last), dtype=torch.uint8, generator=generator).view(dtype)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def both_ends(manager: SharedMemoryManager, info: SharedMemoryInfo) -> list[torch.Tensor]:
+    reconstructor = SharedMemoryReconstructor(manager.fd, manager.slot_bytes)
+    return [manager.reconstruct_tensor(info), reconstructor.reconstruct_tensor_from_info(info)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_tensor_comes_out_bit_by_bit_as_it_went_in(manager: SharedMemoryManager, dtype: torch.dtype) -> None:
+    tensor = random_tensor(dtype, 3, 5, 8)
+    for given_tensor in (tensor, tensor.transpose(0, 2), tensor[:, ::2, 1:6:3], tensor[1, 2, 3], tensor[:, :0]):
+        info = manager.create_shared_tensor(given_tensor)
+        for seen in both_ends(manager, info):
+            assert seen.dtype == dtype
+            assert seen.shape == given_tensor.shape
+            assert bits(seen) == bits(given_tensor)
+        assert info.size_bytes == given_tensor.numel() * dtype.itemsize
+        manager.mark_cleaned(info.name)
+
+
+@given(shape=st.lists(st.integers(0, 6), max_size=4), seed=st.integers(0, 1000))
+def test_any_permuted_strided_shape_survives(shape: list[int], seed: int) -> None:
+    manager = SharedMemoryManager(num_slots=3, slot_bytes=4096)
+    generator = torch.Generator().manual_seed(seed)
+    tensor = torch.randn([2 * size for size in shape], generator=generator)
+    tensor = tensor.permute(torch.randperm(len(shape), generator=generator).tolist())[(slice(None, None, 2),) * len(shape)]
+    seen = manager.reconstruct_tensor(manager.create_shared_tensor(tensor))
+    assert seen.shape == tensor.shape
+    assert torch.equal(seen, tensor)
+
+
+def test_a_conjugated_view_and_one_with_gradients_are_shared_by_value(manager: SharedMemoryManager) -> None:
+    number = torch.tensor([1 + 2j, 3 - 4j]).conj()
+    weight = torch.nn.Parameter(torch.ones(3))
+    assert manager.reconstruct_tensor(manager.create_shared_tensor(number)).tolist() == [1 - 2j, 3 + 4j]
+    assert manager.reconstruct_tensor(manager.create_shared_tensor(weight)).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_sparse_tensor_is_refused(manager: SharedMemoryManager) -> None:
+    with pytest.raises(TransportError, match="make it dense first"):
+        manager.create_shared_tensor(torch.eye(3).to_sparse())
+    assert manager.get_status().free_slots == 4
+
+
+def test_a_large_tensor_takes_neighboring_slots(manager: SharedMemoryManager) -> None:
+    small = manager.create_shared_tensor(torch.zeros(1))
+    large = manager.create_shared_tensor(random_tensor(torch.uint8, 3 * 4096))
+    assert (small.slot, large.slot) == (0, 1)
+    manager.mark_cleaned(small.name)
+    assert manager.get_status().written_slots == 3
+    with pytest.raises(SlabFull, match="no 2 neighboring slots of 4096 bytes are free"):
+        manager.create_shared_tensor(torch.zeros(4097, dtype=torch.uint8))
+    with pytest.raises(TensorTooLarge, match="raise num_slots or slot_bytes"):
+        manager.create_shared_tensor(torch.zeros(4 * 4096 + 1, dtype=torch.uint8))
+
+
+def test_a_slot_that_is_used_again_has_another_name(manager: SharedMemoryManager) -> None:
+    first = manager.create_shared_tensor(torch.tensor([1.0]))
+    manager.mark_cleaned(first.name)
+    second = manager.create_shared_tensor(torch.tensor([2.0]))
+    assert first.slot == second.slot
+    assert second.generation == first.generation + 1
+    manager.mark_cleaned(first.name)  # a confirmation that comes late frees nobody else's slot
+    assert manager.reconstruct_tensor(second).tolist() == [2.0]
+    with pytest.raises(TransportError, match="was cleaned up"):
+        manager.reconstruct_tensor(first)
+
+
+def test_changed_bytes_are_found_by_both_ends(manager: SharedMemoryManager) -> None:
+    info = manager.create_shared_tensor(torch.arange(10))
+    manager.reconstruct_tensor(info)[3] += 1
+    with pytest.raises(TransportError, match="not those that were put in"):
+        both_ends(manager, info)
+    with pytest.raises(TransportError, match="not those that were put in"):
+        SharedMemoryReconstructor(manager.fd, manager.slot_bytes).reconstruct_tensor_from_info(info)
+
+
+def test_only_the_engine_can_write_to_the_slab(manager: SharedMemoryManager) -> None:
+    with pytest.raises(PermissionError):
+        mmap.mmap(manager.fd, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def test_the_reader_copies_nothing(manager: SharedMemoryManager) -> None:
+    reconstructor = SharedMemoryReconstructor(manager.fd, manager.slot_bytes)
+    infos = [manager.create_shared_tensor(torch.zeros(8)) for _ in range(2)]
+    first, second = (reconstructor.reconstruct_tensor_from_info(info) for info in infos)
+    assert second.data_ptr() - first.data_ptr() == manager.slot_bytes
+
+
+def test_what_a_living_worker_may_read_is_never_stale() -> None:
+    clock = TickingClock()
+    manager = SharedMemoryManager(60.0, num_slots=4, slot_bytes=4096, clock=clock)
+    written, sent, kept, _ = (manager.create_shared_tensor(torch.zeros(1)).name for _ in range(4))
+    manager.mark_sent(sent)
+    manager.keep(kept)
+    clock.now = 59.0
+    assert manager.cleanup_stale_segments(worker_alive=False) == []
+    clock.now = 61.0
+    assert written in manager.cleanup_stale_segments(worker_alive=True)
+    assert manager.cleanup_stale_segments(worker_alive=True) == []
+    assert manager.cleanup_stale_segments(worker_alive=False) == [sent]
+    assert manager.get_status().written_slots == 1
+    assert manager.get_status().tensors_stale == 3
+
+
+def test_the_status_counts_slots_by_state(manager: SharedMemoryManager) -> None:
+    infos = [manager.create_shared_tensor(torch.zeros(1)) for _ in range(3)]
+    manager.mark_sent(infos[0].name)
+    manager.mark_sent(infos[1].name)
+    manager.mark_written(infos[1].name)
+    manager.mark_cleaned(infos[2].name)
+    status = manager.get_status()
+    assert (status.free_slots, status.written_slots, status.sent_slots) == (2, 1, 1)
+    assert (status.tensors, status.tensors_created, status.tensors_cleaned) == (2, 3, 1)
+    assert infos[0].age_seconds() >= 0.0
+
+
+def test_a_closed_slab_takes_nothing(manager: SharedMemoryManager) -> None:
+    manager.close()
+    manager.close()
+    with pytest.raises(TransportError, match="closed"):
+        manager.create_shared_tensor(torch.zeros(1))
