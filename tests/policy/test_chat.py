@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from share.kernel.errors import PolicyError
 from share.kernel.policy.chat import ANSWER_INSTRUCTION, Chat, Invalid, ParsedAnswer, ParsedCall, parse_turn
-from share.kernel.policy.loading import STARTER
+from share.kernel.policy.loading import IMAGE_TEXT, STARTER
 
 # The published template of Qwen2.5-VL, which knows neither tools nor observations.
 QWEN2_5_VL = (
@@ -18,6 +18,14 @@ QWEN2_5_VL = (
     "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# The published template of SmolVLM, which passes over a content that is no list.
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 SCHEMA = {
     "type": "function",
@@ -56,6 +64,19 @@ def test_a_template_without_observations_reads_them_in_a_turn_of_the_user(plain:
         "\n<|im_start|>user\n<tool_response>\nimage_2: part<|vision_start|><|image_pad|><|vision_end|>\n"
         "</tool_response><|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_smolvlm_reads_an_image_between_its_marks_and_hears_the_system(tokenizer: PreTrainedTokenizerBase) -> None:
+    marks = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.chat_template = SMOLVLM
+    chat = Chat(tokenizer, tokenizer.convert_tokens_to_ids("<image>"), "Be brief.", IMAGE_TEXT["smolvlm"])
+    assert chat.end_id == tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    image = "<fake_token_around_image><global-img><image><fake_token_around_image>"
+    prompt = "<|im_start|>System: Be brief.<end_of_utterance>\nUser:" + image + "What?<end_of_utterance>\nAssistant:"
+    assert tokenizer.decode(chat.prompt("What?", 1, [])) == prompt
+    read = f"\nUser: <tool_response>\nimage_2{image}\n</tool_response><end_of_utterance>\nAssistant:"
+    assert tokenizer.decode(chat.observation("image_2", has_image=True)) == read
 
 
 def test_a_template_with_tools_renders_them_itself(tokenizer: PreTrainedTokenizerBase) -> None:

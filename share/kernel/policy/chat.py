@@ -106,7 +106,7 @@ class Chat:
             tools = None
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system:
-            messages.insert(0, {"role": "system", "content": system})
+            messages.insert(0, {"role": "system", "content": _said(system)})
         ids = self._ids(self._render(messages, tools))
         if ids.count(self.image_token_id) != num_images:
             raise PolicyError(
@@ -149,17 +149,16 @@ class Chat:
 
     def _observation(self, has_image: bool) -> str:
         """The text from the end of the policy's turn to where it writes again, a mark in the place of what it reads."""
-        content: list[dict[str, Any]] = [{"type": "text", "text": _MARK}]
+        content: list[dict[str, Any]] = [*_said(_MARK)]
         if has_image:
             content.append({"type": "image"})
         message: dict[str, Any] = {"role": "tool", "content": content}
         if not self.template_takes_observations:
-            first, last = {"type": "text", "text": "<tool_response>\n"}, {"type": "text", "text": "\n</tool_response>"}
-            message = {"role": "user", "content": [first, *content, last]}
+            message = {"role": "user", "content": [*_said("<tool_response>\n"), *content, *_said("\n</tool_response>")]}
         turn = _MARK[::-1]
-        asked = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+        asked = {"role": "user", "content": _said("x")}
         return (
-            self._render([asked, {"role": "assistant", "content": turn}, message], None)
+            self._render([asked, {"role": "assistant", "content": _said(turn)}, message], None)
             .partition(turn)[2]
             .removeprefix(self._end)
         )
@@ -168,21 +167,25 @@ class Chat:
         probe = {"type": "function", "function": {"name": "PROBE_OPERATION", "description": "", "parameters": {}}}
         probe["function"]["parameters"] = {"type": "object", "properties": {}}  # type: ignore[index]
         try:
-            rendered = self._render([{"role": "user", "content": [{"type": "text", "text": "x"}]}], [probe])
+            rendered = self._render([{"role": "user", "content": _said("x")}], [probe])
         except Exception:  # a template may raise whatever it likes for what it does not know
             return False
         return "PROBE_OPERATION" in rendered and "tool" in str(self.tokenizer.chat_template)
 
     def _end_of_turn(self) -> tuple[int, str]:
         """The token that ends the policy's turn, found by rendering one."""
-        asked = {"role": "user", "content": [{"type": "text", "text": "x"}]}
-        messages = [asked, {"role": "assistant", "content": _MARK}]
+        messages = [{"role": "user", "content": _said("x")}, {"role": "assistant", "content": _said(_MARK)}]
         render: Any = self.tokenizer.apply_chat_template
         rendered = render(messages, tokenize=False, add_generation_prompt=False)
         ids = self._ids(str(rendered).partition(_MARK)[2].lstrip())
         if not ids:
             raise PolicyError(f"{self.tokenizer.name_or_path}: its chat template does not end a turn with a token")
         return ids[0], str(self.tokenizer.decode([ids[0]], skip_special_tokens=False))
+
+
+def _said(text: str) -> list[dict[str, str]]:
+    """A message of text alone, in parts: templates of SmolVLM and LLaVA pass over a bare string."""
+    return [{"type": "text", "text": text}]
 
 
 def parse_turn(text: str) -> ParsedCall | ParsedAnswer | Invalid:

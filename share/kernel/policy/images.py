@@ -2,7 +2,8 @@
 
 The resized image is a value of its own, because operations take coordinates in its pixels. `PatchEncoder` is the
 arithmetic of transformers' `Qwen2VLImageProcessorPil`, which a test compares: sides are multiples of a token's, and
-the aspect is kept. `SquareEncoder` is for families whose images all have one size (LLaVA, Gemma 3).
+the aspect is kept. `SquareEncoder` is for families whose images all have one size (LLaVA, Gemma 3), and so is
+`Idefics3Encoder`, for SmolVLM too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class EncodedImage:
     """What the vision tower is given of one image.
 
     `pixel_values` float32[patches, channels * temporal_patch * patch * patch] of a `PatchEncoder`, float32[1, 3, side,
-    side] of a `SquareEncoder`; `grid_thw` int64[3] in patches; `num_tokens` the image tokens it becomes. `digest`
+    side] of the others; `grid_thw` int64[3] in patches; `num_tokens` the image tokens it becomes. `digest`
     identifies the pixels: equal images are encoded once.
     """
 
@@ -168,6 +169,18 @@ class SquareEncoder:
         return {"image_processor_type": self.kind, **_settings(self.mean, self.std), "size": size}
 
 
+@dataclass(frozen=True, slots=True)
+class Idefics3Encoder(SquareEncoder):
+    """Whole images of one size, never split into tiles; the model wants those of all rows in one."""
+
+    def model_inputs(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
+        return {name: tensor[None] for name, tensor in SquareEncoder.model_inputs(self, images).items()}
+
+    def settings(self) -> dict[str, Any]:
+        side = {"longest_edge": self.side}
+        return {**SquareEncoder.settings(self), "size": side, "max_image_size": side, "do_image_splitting": False}
+
+
 def _settings(mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
     return {
         "do_convert_rgb": True,
@@ -186,4 +199,4 @@ def _digest(pixels: Pixels) -> bytes:
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=shape).digest()
 
 
-__all__ = ["ASPECT_MAX", "EncodedImage", "ImageEncoder", "PatchEncoder", "SquareEncoder"]
+__all__ = ["ASPECT_MAX", "EncodedImage", "Idefics3Encoder", "ImageEncoder", "PatchEncoder", "SquareEncoder"]

@@ -22,7 +22,7 @@ from share.kernel.config import ConfigModel
 from share.kernel.errors import PolicyError
 from share.kernel.policy.backbone import Backbone
 from share.kernel.policy.chat import Chat
-from share.kernel.policy.images import ImageEncoder, PatchEncoder, SquareEncoder
+from share.kernel.policy.images import Idefics3Encoder, ImageEncoder, PatchEncoder, SquareEncoder
 
 if TYPE_CHECKING:
     from share.kernel.contracts.vision import Pixels
@@ -176,7 +176,7 @@ def load_policy(config: PolicyConfig) -> Policy:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise PolicyError(f"policy.path: {directory} cannot be loaded: {' '.join(str(error).split())}") from error
-    chat = Chat(tokenizer, image_token(settings), config.system, _IMAGE_TEXT.get(settings.model_type))
+    chat = Chat(tokenizer, image_token(settings), config.system, IMAGE_TEXT.get(settings.model_type))
     model = _prepared(model, config).to(device)
     return Policy(config, model, tokenizer, chat, images, device)
 
@@ -191,11 +191,13 @@ def read_image_encoder(directory: Path, config: PolicyConfig, model: Any) -> Ima
     kind, size = str(settings.get("image_processor_type", "")), settings.get("size") or {}
     mean, std = (tuple(settings.get(name) or (0.5,) * 3) for name in ("image_mean", "image_std"))
     if not kind.startswith(("Qwen2VL", "Qwen3VL")):
-        side = int(settings.get("crop_size", size).get("height") or size.get("shortest_edge") or 0)
+        whole = settings.get("max_image_size") or settings.get("crop_size") or size
+        side = int(whole.get("height") or whole.get("longest_edge") or size.get("shortest_edge") or 0)
         if model.model_type not in _SQUARE_FAMILIES or not side:
             known = "Qwen-VL's and those of " + ", ".join(_SQUARE_FAMILIES)
             raise PolicyError(f"policy.path: {path} asks for {kind or 'no image processor'}; supported are {known}")
-        return SquareEncoder(kind, side, _SQUARE_FAMILIES[model.model_type](model, side), mean, std)
+        encoder, num_tokens = _SQUARE_FAMILIES[model.model_type]
+        return encoder(kind, side, num_tokens(model, side), mean, std)
     smallest = config.pixels_min or settings.get("min_pixels") or size.get("shortest_edge") or 56 * 56
     largest = config.pixels_max or settings.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280
     if smallest > largest:
@@ -228,10 +230,24 @@ def _gemma3_tokens(model: Any, side: int) -> int:
     return int(model.mm_tokens_per_image)
 
 
-_SQUARE_FAMILIES: dict[str, Callable[[Any, int], int]] = {"llava": _llava_tokens, "gemma3": _gemma3_tokens}
-"""Families whose images all have one size, with the tokens of an image of that side."""
+def _idefics3_tokens(model: Any, side: int) -> int:
+    return int((side // int(model.vision_config.patch_size) // int(model.scale_factor)) ** 2)
 
-_IMAGE_TEXT = {"gemma3": ("<start_of_image>", "\n\n<start_of_image><image_soft_token><end_of_image>\n\n")}
+
+_SQUARE_FAMILIES: dict[str, tuple[type[SquareEncoder], Callable[[Any, int], int]]] = {
+    "llava": (SquareEncoder, _llava_tokens),
+    "gemma3": (SquareEncoder, _gemma3_tokens),
+    "idefics3": (Idefics3Encoder, _idefics3_tokens),
+    "smolvlm": (Idefics3Encoder, _idefics3_tokens),
+}
+"""Families whose images all have one size, with their encoder and the tokens of an image of that side."""
+
+_IDEFICS3_TEXT = ("<image>", "<fake_token_around_image><global-img><image><fake_token_around_image>")
+IMAGE_TEXT = {
+    "gemma3": ("<start_of_image>", "\n\n<start_of_image><image_soft_token><end_of_image>\n\n"),
+    "idefics3": _IDEFICS3_TEXT,
+    "smolvlm": _IDEFICS3_TEXT,
+}
 """What a family's template writes for an image, and what its processor makes of that."""
 
 
@@ -239,7 +255,7 @@ def _prepared(model: Any, config: PolicyConfig) -> Any:
     """The model with its adapter, frozen where it shall be, in the mode it runs in."""
     if config.freeze_vision:
         for name, parameter in model.named_parameters():
-            if ".visual." in f".{name}":
+            if not {"visual", "vision_tower", "vision_model"}.isdisjoint(name.split(".")):
                 parameter.requires_grad_(False)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -273,4 +289,13 @@ def _device(name: str) -> torch.device:
     return device
 
 
-__all__ = ["STARTER", "LoRAConfig", "Policy", "PolicyConfig", "image_token", "load_policy", "read_image_encoder"]
+__all__ = [
+    "IMAGE_TEXT",
+    "STARTER",
+    "LoRAConfig",
+    "Policy",
+    "PolicyConfig",
+    "image_token",
+    "load_policy",
+    "read_image_encoder",
+]
