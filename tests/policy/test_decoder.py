@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from share.kernel.contracts.task import Prompt
 from share.kernel.media.operator import Operator
 from share.kernel.policy.attention import CachePlan
-from share.kernel.policy.backbone import PatchProjection
+from share.kernel.policy.backbone import Backbone, PatchProjection
 from share.kernel.policy.cache import RolloutCache
-from share.kernel.policy.decoder import Decoder, Forward
+from share.kernel.policy.decoder import Decoder
 from share.kernel.policy.loading import STARTER, LoRAConfig, Policy, PolicyConfig, load_policy
 from share.kernel.policy.plain import padded_inputs
 from share.kernel.policy.rollout import RolloutConfig, RolloutKey, how_rollouts_run, open_prompt, rollout
@@ -48,7 +48,9 @@ def each_policy(family: Path, request: pytest.FixtureRequest) -> Policy:
     return policy
 
 
-def kept_logits(policy: Policy, forward: Forward, prompt: Prompt, written: list[int], turn: int) -> torch.Tensor:
+def kept_logits(
+    policy: Policy, forward: Decoder | Backbone, prompt: Prompt, written: list[int], turn: int
+) -> torch.Tensor:
     """Logits [1 + written, vocabulary] after the prompt and each token; the first `turn` are read at once."""
     backbone = policy.backbone
     assert backbone is not None

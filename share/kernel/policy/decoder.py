@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.functional import linear, rms_norm, silu
@@ -28,19 +28,6 @@ _GROWING_ROTATIONS = ("dynamic", "longrope")
 
 _JOINED_BYTES_MAX = 1 << 28
 """Weights that are copied to be joined, in bytes; a larger model's are used where they are."""
-
-
-class Forward(Protocol):
-    """What a rollout asks of a language model; a `Decoder` and a `Backbone` both do it."""
-
-    def hidden(
-        self,
-        ids_BT: torch.Tensor,
-        features: torch.Tensor | None,
-        positions_3BT: torch.Tensor,
-        plan: Plan,
-        cache: RolloutCache,
-    ) -> torch.Tensor: ...
 
 
 class Decoder:
@@ -206,4 +193,4 @@ def _size(module: Any) -> int:
     return int(module.weight.numel() * module.weight.element_size())
 
 
-__all__ = ["Decoder", "Forward"]
+__all__ = ["Decoder"]

@@ -20,7 +20,7 @@ import torch
 from share.kernel.policy.attention import CachePlan
 from share.kernel.policy.cache import RolloutCache
 from share.kernel.policy.chat import Invalid, ParsedCall
-from share.kernel.policy.decoder import Decoder, Forward
+from share.kernel.policy.decoder import Decoder
 from share.kernel.policy.images import EncodedImage
 from share.kernel.policy.rollout import (
     Conversation,
@@ -98,7 +98,7 @@ class _Engine:
         backbone = self.backbone
         self.cache = RolloutCache(len(rows), longest + min(tokens_max, 256), backbone.device, backbone.dtype)
         direct = how_rollouts_run(self.policy) == "direct"
-        self.forward: Forward = Decoder(backbone, longest + tokens_max) if direct else backbone
+        self.forward: Decoder | Backbone = Decoder(backbone, longest + tokens_max) if direct else backbone
         logits = self._prefill(opened, rows)
         acting: list[_Row] = []
         decoding = rows
