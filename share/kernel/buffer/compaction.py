@@ -53,8 +53,10 @@ def erase(chain: Chain, segment: Segment, is_dead: Callable[[Record], bool]) -> 
         raise chain.damage(segment.ordinal, offset, spans[-1].last + 1 if spans else segment.header.first_sequence)
     path = segment_path(chain.directory, segment.ordinal)
     if num_bytes:
-        write_anew(chain.disk, path, segment.header, spans, offset)
-        chain.files.forget(segment.ordinal)
+        try:
+            write_anew(chain.disk, path, segment.header, spans, offset)
+        finally:
+            chain.files.forget(segment.ordinal)
     else:
         with opened(chain.disk, path, write=True) as file:
             if file.size > offset:

@@ -78,6 +78,7 @@ class TableLog:
         self._to_write = to_write
         self._table: Table | None = None
         self._generation = 0
+        self._scanned = 0  # where the last scan stopped
         self._users = 0
         self._unused = threading.Condition()
         self._fenced = ""
@@ -128,6 +129,9 @@ class TableLog:
         """See `RecordLog.scan`."""
         last = self.next_sequence - 1 if until is None or self._to_write else until
         until = last if until is None else min(until, last)
+        if not self._to_write and after != self._scanned:  # a compaction may have made the next generation
+            self._open_newest()
+            self._first = self._bounds().first
         position, is_second = max(after, self._first - 1), False
         while position < until:
             with self._used() as table:
@@ -149,6 +153,7 @@ class TableLog:
                 position = sequence
                 if frame.type is not RecordType.HOLE:
                     yield Record(sequence, frame.type, frame.payload, sequence)
+        self._scanned = position
 
     def read(self, location: int, sequence: int, /) -> Record:
         """See `RecordLog.read`."""
