@@ -26,17 +26,15 @@ _LAYERS = ("Qwen2VLDecoderLayer", "Qwen2_5_VLDecoderLayer", "Qwen3VLTextDecoderL
 _GROWING_ROTATIONS = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies depend on the length, so that no table holds them."""
 
-_JOINED_BYTES_MAX = 1 << 28
-"""Weights that are copied to be joined, in bytes; a larger model's are used where they are."""
-
 
 class Decoder:
     """Hidden states of new tokens over kept keys. Good for one round: it must not outlive a change of the weights.
 
-    `positions_max` bounds the positions of tokens without images beside them.
+    `positions_max` bounds the positions of tokens without images beside them; `joined_bytes_max` the weights that are
+    copied to be joined. A larger model's are used where they are.
     """
 
-    def __init__(self, backbone: Backbone, positions_max: int) -> None:
+    def __init__(self, backbone: Backbone, positions_max: int, joined_bytes_max: int = 1 << 28) -> None:
         language, config = backbone.language, backbone.language.config
         self.backbone = backbone
         self.rotary = language.rotary_emb
@@ -47,7 +45,7 @@ class Decoder:
         self.head_width = int(language.layers[0].self_attn.head_dim)
         self.scaling = float(language.layers[0].self_attn.scaling)
         joinable = [each for layer in language.layers for each in _inputs(layer)]
-        joins = all(map(_is_plain, joinable)) and sum(map(_size, joinable)) <= _JOINED_BYTES_MAX
+        joins = all(map(_is_plain, joinable)) and sum(map(_size, joinable)) <= joined_bytes_max
         self.layers = [_Layer.of(layer, joins) for layer in language.layers]
         everywhere = torch.arange(positions_max, device=backbone.device).expand(3, 1, -1)
         self.table = self._rotations(self.norm, everywhere)
