@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from share.kernel.errors import BufferProblem
 from tests.crash.disk import Image
 from tests.crash.log import LogCheck, LogWorld, Point, file_storage
 from tests.crash.model import Violation
@@ -94,8 +95,9 @@ class Found(AssertionError):
     """A state that breaks the promise, with all that is needed to see it again."""
 
     def __init__(self, error: Exception, subject: str, seed: int, place: str, world: World, last: int) -> None:
-        self.kind = error.kind if isinstance(error, Violation) else "broken"
-        calls = [str(point.call) for point in world.points if point.call.number <= last][-CALLS_SHOWN:]
+        refused = "refused" if isinstance(error, BufferProblem) else "broken"
+        self.kind = error.kind if isinstance(error, Violation) else refused
+        calls = [str(point.call) for point in world.points[:last]][-CALLS_SHOWN:]
         lines = [
             str(error) if isinstance(error, Violation) else repr(error),
             f"  python -m tests.crash.explore --of {subject} --workload {seed}",
@@ -141,12 +143,12 @@ def explore_workload(
     explored.workloads += 1
     explored.crash_points += len(world.points)
     explored.by_move.update(move.split()[0] for move in world.moves)
-    for point in world.points:
+    for number, point in enumerate(world.points, 1):
         for image in point.frozen.images(rng, depth.images):
             if not explored.is_new(image, point):
                 continue
             check = subject.check()
-            place = f"crash after call {point.call.number}, {image.kind}"
+            place = f"crash point {number}, {image.kind}"
             try:
                 check(image, point, deep=rng.random() < depth.share_of_recoveries)
                 for inner in check.points:
@@ -154,12 +156,12 @@ def explore_workload(
                         if explored.is_new(again, inner):
                             explored.of_recovery += 1
                             place = (
-                                f"crash after call {point.call.number}, {image.kind}; "
-                                f"crash of the recovery after its call {inner.call}, {again.kind}"
+                                f"crash point {number}, {image.kind}; "
+                                f"crash of the recovery after {str(inner.call).strip()}, {again.kind}"
                             )
                             subject.check()(again, inner, deep=False)
             except Exception as error:
-                raise Found(error, subject.name, seed, place, world, point.call.number) from error
+                raise Found(error, subject.name, seed, place, world, number) from error
             progress(explored)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from typing import Any
 from share.kernel.buffer.file import FileStorage, FileStorageConfig
 from share.kernel.contracts.experience import Record, RecordType
 from share.kernel.contracts.kinds import RecordLog, Storage
-from share.kernel.errors import BufferFull, BufferProblem, BufferUnavailable
+from share.kernel.errors import BufferFenced, BufferFull, BufferProblem, BufferUnavailable
 from share.kernel.experience.disk import Disk, File
+from share.kernel.experience.frame import pack_frame
 from tests.crash.disk import FAULTS, Call, FailsAt, Fault, Frozen, Image, Interposed, SimulatedDisk
 from tests.crash.model import LogModel, Violation, Written
 
 ROOT = Path("/simulated")
 DIRECTORY = ROOT / "buffer"
+FORGED_SEED = 7
 MARK = b"erase-me-"
 """Begins the payloads that are looked for in the files after they were erased."""
 
@@ -62,21 +65,27 @@ class Point:
     model: LogModel
 
 
+class Killed(BaseException):
+    """The process has died: nothing that it still does reaches the disk."""
+
+
 class Session:
     """A writer's life. Nothing of it reaches the disk after its end, not even from threads that it leaves behind."""
 
-    def __init__(self, storage: Storage, disk: Disk, mutate: Mutate) -> None:
+    def __init__(self, storage: Storage, disk: Disk, mutate: Mutate, fault: FailsAt | None = None) -> None:
         self.is_over = False
-        self.fault: FailsAt | None = None
-        self.disk = Interposed(mutate(disk), self._between)
-        self.log: RecordLog = storage.open(DIRECTORY, self.disk, "write")
+        self.fault = fault
+        self.dies_at = 0
+        self.disk = Interposed(disk, self._between)
+        self.log: RecordLog = storage.open(DIRECTORY, mutate(self.disk), "write")
 
     def end(self) -> None:
         self.is_over = True
 
     def _between(self, call: Call, perform: Callable[[], object], file: File | None) -> object:
+        self.is_over |= call.number == self.dies_at
         if self.is_over:
-            raise OSError(9, "the process has ended")
+            raise Killed
         return perform() if self.fault is None else self.fault(call, perform, file)
 
 
@@ -106,8 +115,11 @@ class LogWorld:
             self.compact: 2,
             self.close: 1,
             self.kill: 1,
+            self.kill_while_appending: 2,
             self.cut_power: 1,
+            self.usurp: 0.5,
             self.append_with_fault: 3,
+            self.open_with_fault: 1,
             self.read_all: 1,
         }
         self.append()
@@ -126,16 +138,19 @@ class LogWorld:
             _check_log(self.session.log, self.model)
         return self.session.log
 
+    def _batch(self) -> list[Written]:
+        return random_batch(self.rng, self.model.last + 1)
+
     def append(self) -> None:
         log = self.log
-        batch = random_batch(self.rng)
+        batch = self._batch()
         self.moves.append(f"append {[len(payload) for _, payload in batch]}")
         self.model.begin(batch)
         self.model.acknowledge(batch, log.append(parts_of(batch, self.rng)))
 
     def append_with_fault(self) -> None:
         log = self.log
-        batch = random_batch(self.rng)
+        batch = self._batch()
         assert self.session is not None
         first = self.session.disk.num_calls + self.rng.randint(1, 4)
         fault = FailsAt(self.rng.choice([*FAULTS, *SYNC_FAULTS]), first, first + self.rng.choice([0, 1, 3, 8, 20]))
@@ -146,10 +161,31 @@ class LogWorld:
             locations = log.append(parts_of(batch, self.rng))
         except (BufferFull, BufferUnavailable) as problem:
             self.moves.append(f"  {type(problem).__name__}: {problem}")
+            batch = batch[: self.rng.randint(0, len(batch))]  # it is tried again, or the beginning of it
+            self.session.fault = None
+            if batch:
+                self.moves.append(f"append {[len(payload) for _, payload in batch]} again")
+                self.model.begin(batch)
+                self.model.acknowledge(batch, log.append(parts_of(batch, self.rng)))
         else:
             self.model.acknowledge(batch, locations)
         self.session.fault = None
         self.model.compare(list(log.scan()), is_new_writer=False)
+
+    def open_with_fault(self) -> None:
+        """The disk fails while a writer opens; then it is in order again, and the writer goes on or another opens."""
+        if self.session is not None:
+            self.close()
+        first = self.rng.randint(1, 6)
+        fault = FailsAt(self.rng.choice(FAULTS), first, first + self.rng.choice([0, 1, 8]))
+        self.moves.append(f"open while {fault.fault} at {first}")
+        try:
+            self.session = Session(self.storage(self.rng), self.disk, self.mutate, fault)
+        except (BufferFull, BufferUnavailable) as problem:
+            self.moves.append(f"  {type(problem).__name__}: {problem}")
+            return
+        self.session.fault = None
+        self.model.compare(list(self.session.log.scan()), is_new_writer=True)
 
     def truncate(self) -> None:
         before = self.rng.randint(self.model.below, self.model.last + 1)
@@ -187,6 +223,29 @@ class LogWorld:
         self.log  # noqa: B018  there is one to be killed
         self._end()
 
+    def kill_while_appending(self) -> None:
+        """The next writer may find what was written and never synced."""
+        log, batch = self.log, self._batch()
+        assert self.session is not None
+        self.session.dies_at = self.session.disk.num_calls + self.rng.randint(1, 6)
+        self.moves.append(f"append {[len(payload) for _, payload in batch]} and die in call {self.session.dies_at}")
+        self.model.begin(batch)
+        with contextlib.suppress(Killed):
+            self.model.acknowledge(batch, log.append(parts_of(batch, self.rng)))
+        self._end()
+
+    def usurp(self) -> None:
+        """Another writer takes over while this one sleeps; when it wakes up it goes on appending."""
+        self.log  # noqa: B018  there is one to be taken over
+        self.moves.append("another writer takes over")
+        sleeping, self.session = self.session, None
+        self.append()
+        assert sleeping is not None
+        for _ in range(3):
+            with contextlib.suppress(BufferFenced, BufferUnavailable):
+                sleeping.log.append([(RecordType.ADD, [self.rng.randbytes(1500)])])
+        sleeping.end()
+
     def cut_power(self) -> None:
         self.moves.append("cut the power")
         self._end()
@@ -200,17 +259,27 @@ class LogWorld:
         self.model.promised = min(self.model.promised, self.model.last)
 
 
-def random_batch(rng: Random) -> list[Written]:
-    """One to four records: tiny, of a few sectors, of zeros, or of bytes that could be taken for frames."""
+def random_batch(rng: Random, sequence: int) -> list[Written]:
+    """One to four records from `sequence` on: tiny, of a few sectors, of zeros, marked, or made to look like frames."""
     batch: list[Written] = []
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         size = rng.choice([0, 1, 7, 40, 200, 511, 700, 1500])
         shape = rng.random()
         payload = bytes(size) if shape < 0.1 else rng.randbytes(size)
-        if size >= 40 and shape > 0.5:
+        if shape > 0.5 and size >= 40:
             payload = MARK + rng.randbytes(size - len(MARK))
+        elif shape > 0.35:
+            payload = b"".join(_forged(sequence + each) for each in range(size // 48))
         batch.append((rng.choice(TYPES), payload))
     return batch
+
+
+def _forged(sequence: int) -> bytes:
+    """A frame of the records to come, right in all but the seed of its segment, which its maker cannot know."""
+    frame, _ = pack_frame(
+        RecordType.ADD, [b"forged"], sequence=sequence, epoch=1, durable=sequence + 9, seed=FORGED_SEED
+    )
+    return b"".join(frame)
 
 
 def parts_of(batch: Sequence[Written], rng: Random) -> list[tuple[RecordType, list[bytes | memoryview]]]:
@@ -253,21 +322,18 @@ class LogCheck:
         self.disk = SimulatedDisk(ROOT, image, observe=self._observe if deep else None)
         self._check_erased(image)
         self._check_reader()
-        first = self._recover()
+        self._recover().end()
         self.model.is_quiescent()
         if deep:
             self.points.append(Point(Call(0, "recovered", ""), self.disk.freeze(), self.model.copy()))
-        again = self._recover()
-        if _plain(first) != _plain(again):
-            raise Violation("unstable", f"recovered again: {len(first)} records, then {len(again)}")
-        session = self._open()
-        for _ in range(2):
-            batch: list[Written] = [(RecordType.ADD, b"appended after recovery")]
+        session = self._recover()
+        for payload in (b"appended", b"after recovery"):
+            batch: list[Written] = [(RecordType.ADD, payload)]
             self.model.begin(batch)
             self.model.acknowledge(batch, session.log.append([(kind, [payload]) for kind, payload in batch]))
         session.log.close()
         session.end()
-        self._recover()
+        self._recover().end()
 
     def _observe(self, call: Call) -> None:
         self.points.append(Point(call, self.disk.freeze(), self.model.copy()))
@@ -283,14 +349,12 @@ class LogCheck:
         self.model.epoch = session.log.epoch
         return session
 
-    def _recover(self) -> list[Record]:
+    def _recover(self) -> Session:
+        """After the first one the model knows what is there: another that finds anything else is a Violation."""
         session = self._open()
-        found = [_kept(record) for record in _scan(session.log)]
-        self.model.compare(found, is_new_writer=True)
+        self.model.compare([_kept(record) for record in _scan(session.log)], is_new_writer=True)
         _check_log(session.log, self.model)
-        session.log.close()
-        session.end()
-        return found
+        return session
 
     def _check_reader(self) -> None:
         """A reader that asks for what is promised gets it, whether or not a writer has recovered."""
@@ -325,7 +389,3 @@ def _scan(log: RecordLog) -> Iterator[Record]:
 
 def _kept(record: Record) -> Record:
     return Record(record.sequence, record.type, bytes(record.payload), record.location)
-
-
-def _plain(records: Sequence[Record]) -> list[tuple[int, RecordType, bytes, int]]:
-    return [(record.sequence, record.type, bytes(record.payload), record.location) for record in records]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Callable
+from random import Random
+
 import pytest
 
+from share.kernel.contracts.experience import RecordType
+from share.kernel.errors import BufferUnavailable
+from share.kernel.experience.disk import File
+from tests.crash.disk import Between, Call, Interposed, SimulatedDisk
 from tests.crash.explore import SUBJECTS, explore, table
+from tests.crash.log import DIRECTORY, ROOT, Killed, file_storage
 
 
 def test_a_log_survives_a_power_cut_at_any_call() -> None:
@@ -12,6 +22,41 @@ def test_a_log_survives_a_power_cut_at_any_call() -> None:
     assert explored.of_recovery > 200
     assert {"write", "sync", "link", "sync_directory", "create", "unlink", "rename"} <= set(explored.by_call)
     assert {"append", "truncate", "compact", "kill", "cut", "close", "open"} <= set(explored.by_move)
+
+
+def test_a_file_made_ahead_never_empties_a_segment_that_still_has_the_temporary_name() -> None:
+    """Two writers may have one process id: in containers all have 1. The first died between link and unlink."""
+    disk = SimulatedDisk(ROOT)
+    disk.make_directory(DIRECTORY)
+
+    def write(payload: bytes, between: Between, *, dies: bool = False) -> None:
+        log = file_storage(Random(0)).open(DIRECTORY, Interposed(disk, between), "write")
+        with contextlib.suppress(Killed if dies else BufferUnavailable):
+            log.append([(RecordType.ADD, [payload])])
+            log.close()
+
+    def die_after_the_link(call: Call, perform: Callable[[], object], file: File | None) -> object:
+        if call.name == "unlink":
+            raise Killed
+        return perform()
+
+    failed: list[Call] = []
+
+    def fail_the_first_unlink(call: Call, perform: Callable[[], object], file: File | None) -> object:
+        if call.name == "unlink" and not failed:
+            failed.append(call)
+            raise OSError(errno.EIO, "bad sector")
+        return perform()
+
+    write(b"first", lambda call, perform, file: perform())
+    write(b"never acknowledged", die_after_the_link, dies=True)
+    assert any(name.endswith(".tmp") for name in disk.names(DIRECTORY / "log"))
+    write(b"second", fail_the_first_unlink)
+    assert failed
+    write(b"third", lambda call, perform, file: perform())
+    log = file_storage(Random(0)).open(DIRECTORY, disk, "read")
+    found = [bytes(record.payload) for record in log.scan()]
+    assert found in ([b"first", b"third"], [b"first", b"second", b"third"])
 
 
 @pytest.mark.slow

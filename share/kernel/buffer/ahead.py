@@ -97,6 +97,8 @@ class Ahead:
     def _make(self, size: int) -> Blank:
         path = self._path()
         try:
+            with contextlib.suppress(FileNotFoundError):  # never emptied: it may be a segment by another name, left by
+                self._disk.unlink(path)  # a writer that died between link and unlink and had our process id
             with opened(self._disk, path, create=True) as file:
                 for offset in range(0, size, PIECE_BYTES):
                     file.pwrite([bytes(min(PIECE_BYTES, size - offset))], offset)
