@@ -103,6 +103,8 @@ class Chain:
         if until <= after:
             return
         with reading(self.directory):
+            if self._is_followed and self._has_grown():
+                self.refresh()  # where the next one begins, this one may end before frames that were never acknowledged
             segment, offset, sequence = self._locate(after + 1)
             tries = 0
             while sequence <= until:
@@ -162,6 +164,10 @@ class Chain:
         segments = self.segments
         index = ordinal - segments[0].ordinal if segments else -1
         return segments[index] if 0 <= index < len(segments) else None
+
+    def _has_grown(self) -> bool:
+        last = self.segments[-1].ordinal if self.segments else 0
+        return segment_path(self.directory, last + 1).name in self.disk.names(self.directory)
 
     def _locate(self, sequence: int) -> tuple[Segment, int, int]:
         """Where reading from `sequence` on begins: segment, offset and sequence of the frame there."""

@@ -36,8 +36,8 @@ PUNCH_BYTES_MIN = 1 << 20
 class FileStorageConfig(ConfigModel):
     """The write-ahead log as files of its own."""
 
-    segment_bytes: int = Field(default=64 << 20, ge=4096, le=1 << 30)
-    """Size of a segment, in bytes: space is given back and recycled in these units. The first ones are smaller."""
+    segment_bytes: int = Field(default=32 << 20, ge=4096, le=1 << 30)
+    """Size of a segment, in bytes: space is given back in these units, and opening reads one. The first are smaller."""
 
 
 class FileStorage:

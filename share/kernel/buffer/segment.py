@@ -133,10 +133,9 @@ def search(file: File, seed: int, offset: int, after: int, end: int) -> Iterator
         words = np.frombuffer(content, "<u8", count=len(content) // ALIGNMENT)
         if len(words) * ALIGNMENT < HEADER_BYTES:
             return
-        count = len(words) - 4
-        is_likely = (words[4:] - np.uint64(1) < len(RecordType)) & (words[2 : 2 + count] > after)
-        is_likely &= words[3 : 3 + count] < words[2 : 2 + count]
-        for index in np.flatnonzero(is_likely).tolist():
+        likely = np.flatnonzero(words[4:] - np.uint64(1) < len(RecordType))  # a type, and zeros behind it
+        likely = likely[(words[likely + 2] > after) & (words[likely + 3] < words[likely + 2])]
+        for index in likely.tolist():
             place = offset + index * ALIGNMENT
             if place < skip_to:
                 continue
