@@ -6,12 +6,26 @@ make replace one function of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
-from share.kernel.experience.disk import Disk, File
-from tests.crash.disk import Between, Call, Interposed
+import pytest
+
+from share.kernel.buffer import chain, file, segment
+from share.kernel.buffer.ahead import Ahead, Blank
+from share.kernel.buffer.chain import Chain, Segment
+from share.kernel.buffer.file import FileLog
+from share.kernel.buffer.segment import Placed
+from share.kernel.contracts.experience import Record, RecordType
+from share.kernel.errors import BufferUnavailable
+from share.kernel.experience.disk import Disk, File, opened
+from share.kernel.experience.frame import HEADER, HEADER_BYTES, Frame, frame_bytes, last_of_hole, pack_frame
+from tests.crash.disk import Call, Interposed
 
 Perform = Callable[[], object]
 
@@ -28,8 +42,11 @@ class Names:
         elif call.name == "create":
             self.names.pop(call.path, None)
 
+    def path(self, path: str) -> str:
+        return self.names.get(path, path)
+
     def of(self, call: Call) -> str:
-        return Path(self.names.get(call.path, call.path)).name
+        return Path(self.path(call.path)).name
 
     def is_linked(self, call: Call) -> bool:
         """Whether the file of the call has its final name."""
@@ -47,7 +64,7 @@ def dropping(pick: Pick, *, every: int = 1) -> Callable[[Disk], Disk]:
         names = Names()
         count = 0
 
-        def between(call: Call, perform: Perform, file: File | None) -> object:
+        def between(call: Call, perform: Perform, each: File | None) -> object:
             nonlocal count
             names.follow(call)
             if pick(call, names):
@@ -62,21 +79,22 @@ def dropping(pick: Pick, *, every: int = 1) -> Callable[[Disk], Disk]:
 
 
 def delaying(pick: Pick, until: Pick) -> Callable[[Disk], Disk]:
-    """The picked calls say that they happened, and happen right after the next call that is `until`."""
+    """The picked syncs say that they happened, and happen right after the next call that is `until`."""
 
     def mutate(disk: Disk) -> Disk:
         names = Names()
-        delayed: list[Perform] = []
+        delayed: list[str] = []
 
-        def between(call: Call, perform: Perform, file: File | None) -> object:
-            names.follow(call)
+        def between(call: Call, perform: Perform, each: File | None) -> object:
             if pick(call, names):
-                delayed.append(perform)
+                delayed.append(call.path)
                 return None
             result = perform()
+            names.follow(call)
             if until(call, names):
-                for each in delayed:
-                    each()
+                for path in delayed:
+                    with contextlib.suppress(FileNotFoundError), opened(disk, Path(names.path(path))) as late:
+                        late.sync()
                 delayed.clear()
             return result
 
@@ -91,7 +109,7 @@ def swallowing(pick: Pick) -> Callable[[Disk], Disk]:
     def mutate(disk: Disk) -> Disk:
         names = Names()
 
-        def between(call: Call, perform: Perform, file: File | None) -> object:
+        def between(call: Call, perform: Perform, each: File | None) -> object:
             names.follow(call)
             try:
                 return perform()
@@ -111,7 +129,7 @@ def swallowing(pick: Pick) -> Callable[[Disk], Disk]:
 def renaming_instead_of_linking(disk: Disk) -> Disk:
     """A name that is taken is taken over."""
 
-    def between(call: Call, perform: Perform, file: File | None) -> object:
+    def between(call: Call, perform: Perform, each: File | None) -> object:
         if call.name == "link":
             disk.rename(Path(call.source), Path(call.path))
             return None
@@ -126,11 +144,209 @@ def renaming_instead_of_linking(disk: Disk) -> Disk:
 
 
 def is_append_sync(call: Call, names: Names) -> bool:
+    """Of records: of a segment that has its name."""
     return call.name == "sync" and names.of(call).endswith(".segment")
 
 
-def is_new_segment_sync(call: Call, names: Names) -> bool:
-    return call.name == "sync" and not names.is_linked(call)
+def is_header_sync(call: Call, names: Names) -> bool:
+    """Of a new segment's header and zeros."""
+    return call.name == "sync" and names.of(call).startswith("next-")
 
 
-__all__ = ["Between", "delaying", "dropping", "renaming_instead_of_linking", "swallowing"]
+def is_rewrite_sync(call: Call, names: Names) -> bool:
+    """Of a segment that compaction has written anew."""
+    return call.name == "sync" and ".segment." in names.of(call)
+
+
+def is_directory_sync(call: Call, names: Names) -> bool:
+    return call.name == "sync_directory"
+
+
+def is_write(call: Call, names: Names) -> bool:
+    return call.name == "write"
+
+
+def is_link(call: Call, names: Names) -> bool:
+    return call.name == "link"
+
+
+def is_rename(call: Call, names: Names) -> bool:
+    return call.name == "rename"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: `mutate` is between the code and its disk, `patch` replaces a function of the code."""
+
+    name: str
+    mutate: Callable[[Disk], Disk] = lambda disk: disk
+    patch: Callable[[pytest.MonkeyPatch], None] = lambda monkeypatch: None
+
+
+def _header_with(**other: Callable[[dict[str, int]], int]) -> Callable[[pytest.MonkeyPatch], None]:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        make = segment.SegmentHeader
+        monkeypatch.setattr(
+            file,
+            "SegmentHeader",
+            lambda **fields: make(**{**fields, **{name: value(fields) for name, value in other.items()}}),
+        )
+
+    return patch
+
+
+def _ends_of_segments_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = segment.walk
+
+    def to_the_end(each: File, seed: int, offset: int, sequence: int, end: int, **options: bool) -> Iterator[Placed]:
+        return walk(each, seed, offset, sequence, each.size, **options)
+
+    monkeypatch.setattr(chain, "walk", to_the_end)
+
+
+def _going_on_in_the_last_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recovery opens the last segment to append to it, as most logs do."""
+    recover = file.FileLog._recover
+
+    def and_go_on(log: FileLog) -> None:
+        recover(log)
+        if log._chain.segments:
+            last = log._chain.segments[-1]
+            path = chain.segment_path(log._directory, last.ordinal)
+            opened = log._disk.open(path, write=True)
+            log._active = file._Active(last, opened, Blank(path, opened.size))
+            log._active.end = last.end
+
+    monkeypatch.setattr(file.FileLog, "_recover", and_go_on)
+
+
+def _going_on_after_a_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file.FileLog, "_abandon", lambda log: None)
+
+
+def _no_payload_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame counts when its header is sound."""
+    real = segment.frame_at
+
+    def header_only(each: File, seed: int, offset: int, end: int) -> Frame | None:
+        content = each.pread(min(1 << 16, end - offset), offset)
+        if len(content) < HEADER_BYTES:
+            return None
+        checksum, _, length, epoch, sequence, durable, number = HEADER.unpack_from(content)
+        if crc32(content[4:HEADER_BYTES], seed) != checksum or number == RecordType.HOLE:
+            return real(each, seed, offset, end)
+        payload = memoryview(content)[HEADER_BYTES : HEADER_BYTES + length]
+        return Frame(RecordType(number), sequence, payload, durable, epoch, frame_bytes(length))
+
+    def walk(
+        each: File, seed: int, offset: int, sequence: int, end: int, *, with_payloads: bool = True
+    ) -> Iterator[Placed]:
+        while (frame := header_only(each, seed, offset, end)) is not None and frame.sequence == sequence:
+            last = last_of_hole(frame.payload) if frame.type is RecordType.HOLE else sequence
+            yield Placed(offset, frame.size, frame.type, sequence, last, frame.durable, frame.payload)
+            offset, sequence = offset + frame.size, last + 1
+
+    monkeypatch.setattr(segment, "frame_at", header_only)
+    monkeypatch.setattr(chain, "frame_at", header_only)
+    monkeypatch.setattr(chain, "walk", walk)
+    monkeypatch.setattr(segment, "walk", walk)
+
+
+def _torn_tail_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames say that they themselves are durable, so whatever a torn batch left of itself looks acknowledged."""
+    pack = pack_frame
+
+    def boast(*args: Any, durable: int, **options: Any) -> Any:
+        return pack(*args, durable=options["sequence"] + 3, **options)
+
+    monkeypatch.setattr(file, "pack_frame", boast)
+
+
+def _tail_is_not_synced_by_its_finder(disk: Disk) -> Disk:
+    """Who opens the log believes what may be in memory only."""
+    written: set[str] = set()
+
+    def between(call: Call, perform: Perform, each: File | None) -> object:
+        if call.name == "write":
+            written.add(call.path)
+        if call.name == "sync" and call.path.endswith(".segment") and call.path not in written:
+            return None
+        return perform()
+
+    return Interposed(disk, between)
+
+
+def _unlinking_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truncation gives segments back before a new one says which is the oldest that counts."""
+    truncate = file.FileLog.truncate
+
+    def hasty(log: FileLog, before: int) -> int:
+        segments = log._chain.segments
+        for each, following in itertools.pairwise(segments):
+            if following.header.first_sequence <= before:
+                log._disk.unlink(chain.segment_path(log._directory, each.ordinal))
+        with contextlib.suppress(FileNotFoundError, BufferUnavailable):
+            return truncate(log, before)
+        return 0
+
+    monkeypatch.setattr(file.FileLog, "truncate", hasty)
+
+
+def _reusing_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spare is written to under the name that it still has: as a segment."""
+    put = Ahead.put
+
+    def keep_the_name(ahead: Ahead, path: Path, size: int) -> None:
+        put(ahead, path, size)
+        if ahead._spare is not None:
+            ahead._disk.link(ahead._spare.path, path)
+
+    monkeypatch.setattr(Ahead, "put", keep_the_name)
+
+
+def _erasing_in_place_without_a_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction overwrites dead payloads with zeros and leaves their frames."""
+
+    def in_place(each: Chain, part: Segment, is_dead: Callable[[Record], bool]) -> int:
+        path = chain.segment_path(each.directory, part.ordinal)
+        erased = 0
+        with opened(each.disk, path, write=True) as target:
+            for placed in list(each.walk(part, segment.START, part.header.first_sequence)):
+                record = Record(placed.sequence, placed.type, placed.payload, part.ordinal << 40 | placed.offset)
+                if placed.type is not RecordType.HOLE and is_dead(record):
+                    target.pwrite([bytes(len(placed.payload))], placed.offset + HEADER_BYTES)
+                    erased += len(placed.payload)
+            target.sync()
+        return erased
+
+    monkeypatch.setattr(file, "erase", in_place)
+
+
+LOG_MUTANTS = (
+    Mutant("an append is not synced", dropping(is_append_sync)),
+    Mutant("every third append is not synced", dropping(is_append_sync, every=3)),
+    Mutant("an append is acknowledged before its sync", delaying(is_append_sync, is_write)),
+    Mutant("a failed sync is tried again and believed", swallowing(is_append_sync)),
+    Mutant("a new segment is not synced", dropping(is_header_sync)),
+    Mutant("a new segment is linked before it is synced", delaying(is_header_sync, is_link)),
+    Mutant("no directory is synced", dropping(is_directory_sync)),
+    Mutant("every second sync of a directory is forgotten", dropping(is_directory_sync, every=2)),
+    Mutant("a name that is taken is taken over", renaming_instead_of_linking),
+    Mutant("a rewritten segment is not synced", dropping(is_rewrite_sync)),
+    Mutant("a rewritten segment is renamed before it is synced", delaying(is_rewrite_sync, is_rename)),
+    Mutant("all segments have one seed", patch=_header_with(seed=lambda fields: 7)),
+    Mutant("a header forgets where the segment before ends", patch=_header_with(previous_end=lambda fields: 1 << 30)),
+    Mutant("a header says that the first segment counts", patch=_header_with(oldest=lambda fields: 1)),
+    Mutant("the end of a sealed segment is ignored", patch=_ends_of_segments_ignored),
+    Mutant("a writer goes on in a segment of another", patch=_going_on_in_the_last_segment),
+    Mutant("a writer goes on in a segment in which a sync failed", patch=_going_on_after_a_failed_sync),
+    Mutant("a payload is not checked", patch=_no_payload_checksum),
+    Mutant("a torn tail is taken for damage", patch=_torn_tail_is_damage),
+    Mutant("a tail that was found is not synced", _tail_is_not_synced_by_its_finder),
+    Mutant("segments go before it is said that they do not count", patch=_unlinking_before_the_commit),
+    Mutant("a segment is reused while it has its name", patch=_reusing_before_the_commit),
+    Mutant("compaction zeroes payloads in place", patch=_erasing_in_place_without_a_new_file),
+)
+
+
+__all__ = ["LOG_MUTANTS", "Mutant"]

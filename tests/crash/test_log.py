@@ -35,12 +35,15 @@ def test_a_file_made_ahead_never_empties_a_segment_that_still_has_the_temporary_
             log.append([(RecordType.ADD, [payload])])
             log.close()
 
-    def die_after_the_link(call: Call, perform: Callable[[], object], file: File | None) -> object:
-        if call.name == "unlink":
-            raise Killed
-        return perform()
-
+    linked: list[Call] = []
     failed: list[Call] = []
+
+    def die_after_the_link(call: Call, perform: Callable[[], object], file: File | None) -> object:
+        if linked:
+            raise Killed
+        if call.name == "link":
+            linked.append(call)
+        return perform()
 
     def fail_the_first_unlink(call: Call, perform: Callable[[], object], file: File | None) -> object:
         if call.name == "unlink" and not failed:
