@@ -1,4 +1,4 @@
-"""`python -m share.kernel`: what is installed, what was run, and one operation at a time."""
+"""`python -m share.kernel`: what is installed and was run, one operation at a time, custody of experience buffers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ examples:
   python -m share.kernel runs                         past runs: status, backend, main metric, time
   python -m share.kernel schema operation ZOOM_IN     settings and tool schema of an operation
   python -m share.kernel run-operation ZOOM_IN --image photo.png --arguments '{"bbox": [0, 0, 90, 60]}' --output out.png
+  python -m share.kernel buffer stat DIR              an experience buffer; also: verify dump compact rebuild erase
+  python -m share.kernel buffer erase DIR --subject KEY    a person's experiences, from every file
   python -m share.kernel new-plugin ./count-red --operation COUNT_RED
 """
+BUFFER_WORK = ("stat", "verify", "dump", "compact", "rebuild", "erase")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m share.kernel",
-        description="What is installed, what was run, and one operation at a time.",
+        description="What is installed, what was run, one operation at a time, and the custody of experience buffers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,6 +77,16 @@ def _parser() -> Parser:
     operate.add_argument("--timeout-s", type=float, default=60.0, help="time limit in seconds (default 60)")
     operate.add_argument(
         "--set", metavar="key.path=value", action="append", default=[], help="a setting of the operation"
+    )
+    buffer = command("buffer", "an experience buffer: what is in it, whether it is sound, what must go")
+    buffer.add_argument("work", choices=BUFFER_WORK, metavar="|".join(BUFFER_WORK), help="stat, verify, dump only read")
+    buffer.add_argument("directory", type=Path, metavar="DIR")
+    buffer.add_argument("--output", type=Path, metavar="FILE", help="dump: .jsonl or .parquet, there when it is whole")
+    buffer.add_argument("--subject", metavar="KEY", help="erase: what is about this person, from every file")
+    buffer.add_argument("--older-than-days", type=float, metavar="N", help="erase: what was created longer ago")
+    buffer.add_argument("--salvage", action="store_true", help="compact, rebuild, erase: keep what a damaged log has")
+    buffer.add_argument(
+        "--set", metavar="key.path=value", action="append", default=[], help="a setting, such as index=sketch"
     )
     scaffold = command("new-plugin", "write a complete wheel project for an operation of your own", json=False)
     scaffold.add_argument("directory", type=Path, metavar="DIR", help="new; its name becomes the distribution's")
@@ -116,6 +129,12 @@ def _run_operation(arguments: argparse.Namespace) -> int:
     return operate(load_registry(**selection(os.environ, arguments.block)), arguments)
 
 
+def _buffer(arguments: argparse.Namespace) -> int:
+    from share.kernel.custody import care
+
+    return care(load_registry(**selection(os.environ, arguments.block)), arguments)
+
+
 def _new_plugin(arguments: argparse.Namespace) -> int:
     from share.kernel.scaffold import write_project
 
@@ -132,6 +151,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "runs": _runs,
     "schema": _schema,
     "run-operation": _run_operation,
+    "buffer": _buffer,
     "new-plugin": _new_plugin,
 }
 

@@ -131,7 +131,8 @@ class RecordLog(Protocol):
     def compact(self, is_dead: Callable[[Record], bool], /) -> int:
         """Erase the payloads of all dead records from every file; locations of others stay. Returns bytes erased.
 
-        Crash-safe and repeatable. Calls `is_dead` on records from the oldest on, skipping ones erased already.
+        Crash-safe and repeatable. Calls `is_dead` on records from the oldest on, skipping ones erased already; while
+        it asks, another thread may append.
         """
         ...
 
@@ -179,7 +180,10 @@ class BuiltIndex(Protocol):
     def num_rows(self) -> int: ...
 
     def search(self, query_D: NDArray[np.float32], k: int, /) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """At most k rows (the numbers given to `build`) with their similarities, best first."""
+        """The k best rows (the numbers given to `build`), or all, with their similarities, best first.
+
+        One that is not exact may return more: candidates that the caller ranks exactly.
+        """
         ...
 
     def save(self) -> bytes:

@@ -57,8 +57,8 @@ class ExperienceBufferConfig(ConfigModel):
 
     dimension: int = Field(ge=2, le=65536)
     """Numbers in an embedding."""
-    capacity: int = Field(default=1_000_000, ge=0)
-    """Most experiences that are kept: one more evicts the oldest. 0 = no bound."""
+    capacity: int | None = Field(default=1_000_000, ge=0)
+    """Most experiences that are kept: one more evicts the oldest. 0 = no bound; null = as it was."""
     storage: Annotated[Choice, choice("buffer")] = Choice("buffer", "file")
     """Where the records are stored durably."""
     index: Annotated[Choice, choice("index")] = Choice("index", "auto")

@@ -13,6 +13,7 @@ import mmap
 import os
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 from share.kernel.experience.problem import problem
 
@@ -59,6 +60,14 @@ class LivePage:
         self._map.close()
 
 
+class Said(NamedTuple):
+    """What a page says: the epoch of its writer, the generation of the manifest, the last durable sequence."""
+
+    epoch: int
+    generation: int
+    sequence: int
+
+
 class LiveView:
     """A reader's view of the page; follows from writer to writer."""
 
@@ -68,16 +77,12 @@ class LiveView:
         self._map: mmap.mmap | None = None
         self._words: memoryview | None = None
 
-    def read(self) -> tuple[int, int] | None:
-        """(generation, durable sequence), None if no writer has said anything since the machine started."""
+    def read(self) -> Said | None:
+        """None if no writer has said anything since the machine started."""
         words = self._words
         if words is None or words[_RETIRED_AT]:
             words = self._open()
-        return None if words is None else (words[_GENERATION_AT], words[_SEQUENCE_AT])
-
-    @property
-    def epoch(self) -> int:
-        return self._words[_EPOCH_AT] if self._words is not None else 0
+        return None if words is None else Said(words[_EPOCH_AT], words[_GENERATION_AT], words[_SEQUENCE_AT])
 
     def close(self) -> None:
         if self._words is not None and self._map is not None:
@@ -113,4 +118,4 @@ def _retire(path: Path) -> None:
         page[8 * _RETIRED_AT] = 1
 
 
-__all__ = ["NAME", "SIZE", "LivePage", "LiveView"]
+__all__ = ["NAME", "SIZE", "LivePage", "LiveView", "Said"]

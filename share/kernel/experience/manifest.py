@@ -16,6 +16,7 @@ from share.kernel.experience.envelope import Damaged, read_envelope, write_envel
 
 KIND = "manifest"
 _PREFIX = "MANIFEST-"
+_DERIVED = ("snapshot-", "vectors-", "index-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,20 @@ def manifests(disk: Disk, directory: Path) -> list[Manifest]:
     return found
 
 
+def newest_manifest(disk: Disk, directory: Path) -> Manifest | None:
+    """The one of the greatest generation, None if there is none or it is not sound."""
+    while True:
+        found = generations(disk, directory)
+        if not found:
+            return None
+        try:
+            return read_manifest(disk, directory, found[0])
+        except Damaged:
+            return None
+        except FileNotFoundError:  # two newer ones were committed meanwhile
+            continue
+
+
 def commit_manifest(disk: Disk, directory: Path, manifest: Manifest) -> None:
     """Make it count. Raises FileExistsError if another writer has made that generation, OSError."""
     content = json.dumps(asdict(manifest), indent=1).encode()
@@ -82,9 +97,20 @@ def clean(disk: Disk, directory: Path, manifest: Manifest | None, keep: set[str]
     if manifest is not None:
         kept |= {file_name(generation) for generation in generations(disk, directory)[:2]}
     for name in disk.names(directory):
-        is_ours = name.startswith(("snapshot-", "vectors-", "index-")) or (manifest and name.startswith(_PREFIX))
-        if (is_ours and name not in kept) or name.endswith(".tmp"):
+        is_derived = name.startswith(_DERIVED) or (manifest is not None and name.startswith(_PREFIX))
+        is_half_made = name.startswith((*_DERIVED, _PREFIX)) and name.endswith(".tmp")
+        if (is_derived and name not in kept) or is_half_made:
             disk.unlink(directory / name)
 
 
-__all__ = ["KIND", "Manifest", "clean", "commit_manifest", "file_name", "generations", "manifests", "read_manifest"]
+__all__ = [
+    "KIND",
+    "Manifest",
+    "clean",
+    "commit_manifest",
+    "file_name",
+    "generations",
+    "manifests",
+    "newest_manifest",
+    "read_manifest",
+]

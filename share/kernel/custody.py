@@ -1,0 +1,194 @@
+"""Custody of an experience buffer, from the shell: what is in it, whether it is sound, and what must go.
+
+`stat`, `verify` and `dump` only read, also beside a living writer. The others write, and say who does if another does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from share.kernel.command import flattened
+from share.kernel.config import Choice, layered, validate
+from share.kernel.contracts.experience import Experience
+from share.kernel.contracts.kinds import Storage
+from share.kernel.contracts.run import Metric
+from share.kernel.errors import ConfigError
+from share.kernel.experience.buffer import ExperienceBuffer, open_buffer
+from share.kernel.experience.config import ExperienceBufferConfig
+from share.kernel.experience.disk import RealDisk
+from share.kernel.experience.dumping import as_fields, dump_experiences
+from share.kernel.experience.inspection import inspect
+from share.kernel.experience.layout import read_identity
+from share.kernel.experience.lock import holder, is_locked
+from share.kernel.experience.manifest import newest_manifest
+from share.kernel.experience.reader import ExperienceReader
+from share.kernel.registry import Registry
+
+
+def care(registry: Registry, arguments: argparse.Namespace) -> int:
+    """Do what the command line asks for. Returns 1 if `verify` found something, else 0. Raises PixelisError."""
+    return _WORK[arguments.work](registry, arguments)
+
+
+def _stat(registry: Registry, arguments: argparse.Namespace) -> int:
+    directory: Path = arguments.directory
+    disk = RealDisk()
+    identity = read_identity(disk, directory)
+    manifest = newest_manifest(disk, directory)
+    with ExperienceReader(directory, registry) as reader:
+        summary = reader.summary()
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    report: dict[str, Metric] = {
+        "directory": str(directory),
+        "format": identity.format,
+        "dimension": identity.dimension,
+        "storage": identity.storage,
+        "writer": holder(directory) if is_locked(directory) else None,
+        **summary,
+        "generation": manifest.generation if manifest else 0,
+        "snapshot_covers": manifest.covers if manifest else 0,
+        "index": manifest.index_backend if manifest else "",
+        "index_rows": manifest.index_rows if manifest else 0,
+        "bytes_on_disk": sum(path.stat().st_blocks * 512 for path in files),
+    }
+    _print(report, arguments.json)
+    return 0
+
+
+def _verify(registry: Registry, arguments: argparse.Namespace) -> int:
+    directory: Path = arguments.directory
+    disk = RealDisk()
+    identity = read_identity(disk, directory)
+    storage: Storage = registry.build(Choice("buffer", identity.storage))
+    with _bar("verify", "B") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        findings = list(inspect(directory, disk, storage, identity.dimension, progress))
+    if arguments.json:
+        keys = ("path", "offset", "problem", "is_loss")
+        print(json.dumps([{key: getattr(finding, key) for key in keys} for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(
+                f"{'LOSS' if finding.is_loss else 'note'}: {finding.path}: offset {finding.offset}: {finding.problem}"
+            )
+        if any(finding.is_loss for finding in findings):
+            print(f"to keep all that is sound: python -m share.kernel buffer rebuild {directory} --salvage")
+        print(f"{directory}: {len(findings) or 'nothing'} found")
+    return 1 if findings else 0
+
+
+def _dump(registry: Registry, arguments: argparse.Namespace) -> int:
+    with ExperienceReader(arguments.directory, registry) as reader, _bar("dump", "experience") as bar:
+        bar.total = len(reader)
+
+        def counted() -> Iterator[Experience]:
+            for experience in reader:
+                yield experience
+                bar.update()
+
+        if arguments.output is None:
+            for experience in counted():
+                print(json.dumps(as_fields(experience), ensure_ascii=False))
+            return 0
+        count = dump_experiences(counted(), arguments.output)
+    _print({"experiences": count, "output": str(arguments.output)}, arguments.json)
+    return 0
+
+
+def _compact(registry: Registry, arguments: argparse.Namespace) -> int:
+    with _opened(registry, arguments) as buffer:
+        erased = _compacted(buffer)
+        _print({"experiences": len(buffer), "log_bytes_erased": erased}, arguments.json)
+    return 0
+
+
+def _rebuild(registry: Registry, arguments: argparse.Namespace) -> int:
+    with _opened(registry, arguments) as buffer:
+        with _bar("rebuild", "index"):
+            buffer.rebuild()
+        metrics = buffer.metrics()
+        _print({key: metrics[key] for key in ("experiences", "generation", "index", "index_rows")}, arguments.json)
+    return 0
+
+
+def _erase(registry: Registry, arguments: argparse.Namespace) -> int:
+    if (arguments.subject is None) == (arguments.older_than_days is None):
+        raise ConfigError("erase: say whose with --subject KEY, or of what age with --older-than-days N")
+    with _opened(registry, arguments) as buffer:
+        if arguments.subject is not None:
+            removed = buffer.erase(arguments.subject)
+        else:
+            removed = buffer.expire(arguments.older_than_days)
+        erased = _compacted(buffer)
+        _print({"removed": removed, "experiences": len(buffer), "log_bytes_erased": erased}, arguments.json)
+    return 0
+
+
+@contextmanager
+def _opened(registry: Registry, arguments: argparse.Namespace) -> Iterator[ExperienceBuffer]:
+    """The buffer with the settings that it tells itself, and those of the command line."""
+    disk = RealDisk()
+    identity = read_identity(disk, arguments.directory)
+    manifest = newest_manifest(disk, arguments.directory)
+    told = {
+        "dimension": identity.dimension,
+        "storage": identity.storage,
+        "capacity": None,
+        "rebuild_after": sys.maxsize,
+    }
+    if manifest is not None:
+        told["vectors"] = manifest.dtype
+        if manifest.index_backend:
+            told["index"] = manifest.index_backend
+    config = validate(ExperienceBufferConfig, layered([], {}, arguments.set, told), registry)
+    with open_buffer(arguments.directory, config, registry, salvage=arguments.salvage) as buffer:
+        yield buffer
+
+
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[tqdm[None]]:
+    with tqdm(desc=title, unit=unit, unit_scale=True, file=sys.stderr, disable=None, leave=False) as bar:
+        yield bar
+
+
+def _compacted(buffer: ExperienceBuffer) -> int:
+    with _bar("compact", "record") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return buffer.compact(progress)
+
+
+def _print(report: dict[str, Metric], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    lines = dict(flattened(report))
+    width = max(map(len, lines))
+    for key, value in lines.items():
+        print(f"{key:{width}}  {'-' if value is None or value == '' else value}")
+
+
+_WORK: dict[str, Callable[[Registry, argparse.Namespace], int]] = {
+    "stat": _stat,
+    "verify": _verify,
+    "dump": _dump,
+    "compact": _compact,
+    "rebuild": _rebuild,
+    "erase": _erase,
+}
+
+__all__ = ["care"]

@@ -1,0 +1,169 @@
+"""Opening a buffer to write: everything that recovery does, in its order.
+
+Lock, log, snapshot, replay, index. Nothing that is done here twice gives another result, and nothing is deleted that a
+crash in the middle would need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from share.kernel.contracts.kinds import Index, RecordLog, Storage
+from share.kernel.errors import BufferCorrupt, IndexUnavailable
+from share.kernel.events import StructuredLogger
+from share.kernel.experience.builder import INDEX
+from share.kernel.experience.codec import Head
+from share.kernel.experience.config import ExperienceBufferConfig
+from share.kernel.experience.disk import Disk
+from share.kernel.experience.envelope import Damaged, read_envelope
+from share.kernel.experience.followed import FollowedVectors
+from share.kernel.experience.layout import settle_identity
+from share.kernel.experience.live import LivePage
+from share.kernel.experience.lock import WriterLock
+from share.kernel.experience.manifest import Manifest, clean
+from share.kernel.experience.memory import Memory
+from share.kernel.experience.problem import problem
+from share.kernel.experience.retrieval import RecallMonitor, Retriever
+from share.kernel.experience.state import State, catch_up, load_state
+from share.kernel.experience.table import Rows
+from share.kernel.experience.vectors import BLOCK_ROWS, Vectors
+from share.kernel.registry import Registry
+
+VECTORS = "vectors"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a writer works with. `manifest` is None when the state was replayed from the beginning."""
+
+    lock: WriterLock
+    log: RecordLog
+    memory: Memory
+    vectors: Vectors
+    live: LivePage
+    storage: Storage
+    index: Index
+    manifest: Manifest | None
+
+
+def recover(
+    directory: Path,
+    config: ExperienceBufferConfig,
+    registry: Registry,
+    disk: Disk,
+    random: np.random.Generator,
+    logger: StructuredLogger,
+    *,
+    take_over: bool,
+    salvage: bool,
+) -> Recovered:
+    """Raises BufferLocked, BufferCorrupt, BufferFull, BufferUnavailable, ConfigError, PluginLoadError."""
+    try:
+        disk.make_directory(directory)
+    except OSError as error:
+        raise problem(error, f"{directory}: cannot be made") from error
+    with contextlib.ExitStack() as undo:
+        lock = WriterLock(directory, take_over=take_over)
+        undo.callback(lock.release)
+        settle_identity(disk, directory, config.dimension, config.storage.name)
+        storage: Storage = registry.build(config.storage)
+        index: Index = registry.build(config.index)
+        log = storage.open(directory, disk, "write", salvage=salvage)
+        undo.callback(log.close)
+        # A writer that was taken over may wake up and write into the vectors that it knows; after salvaging, a
+        # snapshot may know experiences that are gone.
+        state = load_state(
+            disk,
+            directory,
+            dimension=config.dimension,
+            dtype=config.vectors,
+            from_beginning=take_over or salvage,
+        )
+        if state.problem:
+            logger.warn("buffer_snapshot_unusable", f"{directory}: replaying the whole log: {state.problem}")
+        if state.covers >= log.next_sequence:
+            raise BufferCorrupt(
+                f"{directory}: the log ends with record {log.next_sequence - 1}, but {state.covers} were durable when "
+                "the snapshot was made; --salvage keeps all that is sound"
+            )
+        try:
+            vectors = _open_vectors(directory, disk, config, state)
+            undo.callback(vectors.close)
+            catch_up(state, log, follower=VectorWriter(vectors))
+        except OSError as error:
+            raise problem(error, f"{directory}: its vectors cannot be written") from error
+        retriever = Retriever(vectors)
+        indexed = load_base(directory, disk, index, config.index.name, state.manifest, retriever, logger)
+        fill(retriever, vectors, max(indexed, state.table.row_base), state.table.stop)
+        monitor = RecallMonitor(retriever, config.check_recall_every) if config.check_recall_every else None
+        if monitor is not None:
+            undo.callback(monitor.close)
+        memory = Memory(log, state.table, retriever, config.priority, random, monitor)
+        generation = state.manifest.generation if state.manifest is not None else 0
+        live = LivePage(directory, epoch=log.epoch, generation=generation, sequence=log.next_sequence - 1)
+        with contextlib.suppress(OSError):
+            clean(disk, directory, state.manifest, {vectors.path.name})
+        undo.pop_all()
+        return Recovered(lock, log, memory, vectors, live, storage, index, state.manifest)
+
+
+class VectorWriter:
+    """Keeps the vectors of the rows that replaying adds."""
+
+    def __init__(self, vectors: Vectors | FollowedVectors) -> None:
+        self._vectors = vectors
+
+    def added(self, first_row: int, heads: Sequence[Head]) -> None:
+        self._vectors.append(first_row, np.stack([head.embedding for head in heads]))
+
+    def removed(self, rows: Rows) -> None:
+        pass
+
+    def weighed(self, rows: Rows) -> None:
+        pass
+
+
+def _open_vectors(directory: Path, disk: Disk, config: ExperienceBufferConfig, state: State) -> Vectors:
+    """The vectors that the snapshot's rows number, or new ones for rows that are numbered anew."""
+    if state.manifest is not None:
+        name = state.manifest.vectors
+    else:
+        numbers = [name.removeprefix(f"{VECTORS}-") for name in disk.names(directory) if name.startswith(VECTORS)]
+        name = f"{VECTORS}-{max((int(number) for number in numbers if number.isdigit()), default=0) + 1}"
+    return Vectors(disk, directory / name, config.dimension, config.vectors, write=True)
+
+
+def load_base(
+    directory: Path,
+    disk: Disk,
+    index: Index,
+    backend: str,
+    manifest: Manifest | None,
+    retriever: Retriever,
+    logger: StructuredLogger,
+) -> int:
+    """Use the index that the manifest names, if it is of this backend. Returns the first row that is not in it."""
+    if manifest is None or manifest.index is None or manifest.index_backend != backend:
+        return 0
+    try:
+        retriever.set_base(
+            index.load(read_envelope(disk, directory / manifest.index, INDEX).content), manifest.index_rows
+        )
+    except (Damaged, IndexUnavailable, OSError) as error:
+        logger.warn("buffer_index_unusable", f"{directory}: searching exactly until the next one is built: {error}")
+        return 0
+    return manifest.index_rows
+
+
+def fill(retriever: Retriever, vectors: Vectors | FollowedVectors, start: int, stop: int) -> None:
+    """Let the rows from `start` on be searched beside the base."""
+    for first in range(start, stop, BLOCK_ROWS):
+        retriever.append(first, vectors.block(first, min(first + BLOCK_ROWS, stop)))
+
+
+__all__ = ["VECTORS", "Recovered", "VectorWriter", "fill", "load_base", "recover"]
