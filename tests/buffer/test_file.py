@@ -64,7 +64,7 @@ def test_a_segment_is_whole_and_durable_before_it_has_its_name_and_the_name_befo
     writes = [operation for operation in disk.operations if operation in WRITING | SYNCING]
     assert writes[:3] == ["make_directory", "sync_directory", "sync_directory"]
     assert writes[3:] == [
-        *("create", "pwrite", "sync"),  # zeros
+        *("unlink", "create", "pwrite", "sync"),  # zeros, in a file that is surely a new one
         *("pwrite", "sync"),  # the header
         *("link", "unlink", "sync_directory"),
         *("pwrite", "sync"),  # the record
