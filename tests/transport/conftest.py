@@ -24,7 +24,9 @@ def supervise(tmp_path: Path) -> Iterator[Supervise]:
     """Start a supervisor over `tmp_path`; by default its circuit never opens, and its worker is not idle-scheduled."""
     started: list[WorkerSupervisor] = []
 
-    def start(handler: str = "Tally", settings: dict[str, JsonValue] | None = None, **config: object) -> WorkerSupervisor:
+    def start(
+        handler: str = "Tally", settings: dict[str, JsonValue] | None = None, **config: object
+    ) -> WorkerSupervisor:
         lenient = {"num_slots": 16, "slot_bytes": 1 << 16, "deaths_max": 100_000, "scheduling": "normal"}
         supervisor = WorkerSupervisor(
             TransportConfig.model_validate({**lenient, **config}),

@@ -77,7 +77,9 @@ def test_any_permuted_strided_shape_survives(shape: list[int], seed: int) -> Non
     manager = SharedMemoryManager(num_slots=3, slot_bytes=4096)
     generator = torch.Generator().manual_seed(seed)
     tensor = torch.randn([2 * size for size in shape], generator=generator)
-    tensor = tensor.permute(torch.randperm(len(shape), generator=generator).tolist())[(slice(None, None, 2),) * len(shape)]
+    tensor = tensor.permute(torch.randperm(len(shape), generator=generator).tolist())[
+        (slice(None, None, 2),) * len(shape)
+    ]
     seen = manager.reconstruct_tensor(manager.create_shared_tensor(tensor))
     assert seen.shape == tensor.shape
     assert torch.equal(seen, tensor)
@@ -127,6 +129,28 @@ def test_changed_bytes_are_found_by_both_ends(manager: SharedMemoryManager) -> N
         both_ends(manager, info)
     with pytest.raises(TransportError, match="not those that were put in"):
         SharedMemoryReconstructor(manager.fd, manager.slot_bytes).reconstruct_tensor_from_info(info)
+
+
+def test_wherever_a_byte_changes_and_whichever_blocks_are_swapped_it_is_found() -> None:
+    manager = SharedMemoryManager(num_slots=1, slot_bytes=200_000)
+    tensor = random_tensor(torch.uint8, 150_000)
+    info = manager.create_shared_tensor(tensor)
+    seen = manager.reconstruct_tensor(info)
+    for place in (0, 32_767, 32_768, 100_000, 131_071, 131_072, 149_999):
+        seen[place] ^= 1
+        with pytest.raises(TransportError, match="not those that were put in"):
+            manager.reconstruct_tensor(info)
+        seen[place] ^= 1
+    for distance in (1, 8, 4096, 65_536):
+        seen[:8192], seen[distance : distance + 8192] = tensor[distance : distance + 8192], tensor[:8192]
+        with pytest.raises(TransportError, match="not those that were put in"):
+            manager.reconstruct_tensor(info)
+        seen.copy_(tensor)
+    seen[65_536:].zero_()
+    with pytest.raises(TransportError, match="not those that were put in"):
+        manager.reconstruct_tensor(info)
+    seen.copy_(tensor)
+    assert torch.equal(manager.reconstruct_tensor(info), tensor)
 
 
 def test_only_the_engine_can_write_to_the_slab(manager: SharedMemoryManager) -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor
@@ -24,6 +25,7 @@ from share.kernel.errors import SlabFull, TensorTooLarge, TransportError
 from share.kernel.transport.slab import Slab, map_read_only
 
 PAGE_BYTES = 4096
+_BLOCK_BYTES = 4096
 
 
 def _dtype(value: object) -> torch.dtype:
@@ -41,7 +43,7 @@ def _name_of(dtype: torch.dtype) -> str:
 class SharedMemoryInfo:
     """Where a tensor lies in the slab, and what it must read as: all that a worker needs to see it.
 
-    `slot` is the first of its slots, `generation` counts the uses of that slot, `crc` is the CRC-32 of its bytes in
+    `slot` is the first of its slots, `generation` counts the uses of that slot, `crc` is a checksum of its bytes in
     row-major order.
     """
 
@@ -288,7 +290,16 @@ def _view(data: Tensor, info: SharedMemoryInfo, slot_bytes: int) -> Tensor:
 
 
 def _crc(content: Tensor) -> int:
-    return zlib.crc32(content.numpy().data)
+    """A checksum of bytes, uint8 of shape (size,): the CRC-32 of the sums of its 4 KiB blocks, then of the rest.
+
+    zlib's CRC-32 of everything takes twice as long as copying does, the sums a third. They find a change of one word
+    always, and content that is stale, torn, missing or of another slot but by a chance of 2**-32; only words that change
+    places within a block go unseen.
+    """
+    data = content.numpy()
+    whole = len(data) // _BLOCK_BYTES * _BLOCK_BYTES
+    blocks = data[:whole].view(np.uint64).reshape(-1, _BLOCK_BYTES // 8)
+    return zlib.crc32(data[whole:].data, zlib.crc32(blocks.sum(axis=1, dtype=np.uint64).data))
 
 
 __all__ = [

@@ -327,11 +327,11 @@ class WorkerSupervisor:
             # Here, because the nursery dies with the thread that started it.
             self._nursery = Nursery(self._config.preload, self._config.threads)
             self._selector.register(self._nursery.channel, selectors.EVENT_READ, self._hear_nursery)
-        if self._active is None and self._standby is not None and self._standby.is_warm:
+        if self._active is None and self._standby is not None and self._standby.is_warm and not self._standby.is_mute:
             self._active, self._standby = self._standby, None
             self._generation += 1
             self._active.owing_since = now
-            self._active.channel.send(TakeOver(self._generation))
+            self._say(self._active, TakeOver(self._generation))
         if self._standby is None and (self._active is None or self._active.is_ready):
             self._standby = self._order_worker(self._nursery, now)
 
@@ -347,7 +347,7 @@ class WorkerSupervisor:
         """Say what there is room for. When there is no more, the worker has something to do and will be heard."""
         while self._unsent and self._active is not None and not self._circuit.is_open:
             job = self._unsent[0]
-            if not self._active.channel.send(job.assign):
+            if not self._say(self._active, job.assign):
                 return
             self._unsent.popleft()
             self._sent[job.assign.task_id] = job
@@ -357,11 +357,15 @@ class WorkerSupervisor:
                 self._active.owing_since = time.monotonic()
                 self._wake()
 
+    def _say(self, worker: _Worker, message: Message) -> bool:
+        """False when there is no room for it now, or the worker has hung up and is about to be found dead."""
+        return not worker.is_mute and worker.channel.send(message)
+
     def _finish_when_done(self, now: float) -> None:
         if self._close_by is not None and not self._jobs and self._active is not None and not self._is_finishing:
             self._is_finishing = True
             self._active.owing_since = now
-            self._active.channel.send(Finish())
+            self._say(self._active, Finish())
 
     def _is_over(self, now: float) -> bool:
         if self._close_by is None:
