@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from benchmarks.segmentation_scenes import Scene, clicks, collage, painted, practice, textured
+from benchmarks.segmentation_scenes import Scene, assembled, clicks, collage, painted, practice, textured
 from share.kernel.media.segmentation import WEIGHTS, Chain, features, partition
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def main() -> None:
     for scene, weight, count in training_scenes(rng):
         for mask in scene.masks:
             for x, y in clicks(mask, rng, count) if mask.sum() >= 150 else []:
-                chain = partition(scene.pixels, x, y)
-                columns.append(features(chain))
-                targets.append(candidate_ious(chain, mask))
+                chains = partition(scene.pixels, x, y)
+                columns.append(np.concatenate([features(chain) for chain in chains]))
+                targets.append(np.concatenate([candidate_ious(chain, mask) for chain in chains]))
                 weights.append(np.full(len(targets[-1]), weight / len(targets[-1])))
     found = ridge(np.concatenate(columns), np.concatenate(targets), np.concatenate(weights))
     best = np.mean([target[np.argmax(column @ found)] for column, target in zip(columns, targets, strict=True)])
@@ -48,9 +48,11 @@ def main() -> None:
 
 def training_scenes(rng: np.random.Generator) -> Iterator[tuple[Scene, float, int]]:
     """Scenes, the weight of each click on them, and the clicks on each object."""
-    for draw, num in ((textured, 60), (painted, 100), (collage, 200)):
+    for draw, num, weight, count in (
+        (textured, 60, 1.0, 2), (painted, 100, 1.0, 2), (collage, 200, 1.0, 2), (assembled, 80, 0.5, 1)
+    ):  # fmt: skip
         for _ in range(num):
-            yield draw(rng), 1.0, 2
+            yield draw(rng), weight, count
     for scene in practice():
         yield scene, 3.0, 10
 

@@ -1,6 +1,7 @@
 """Scenes with one object whose mask is known, for measuring and for fitting SEGMENT_OBJECT_AT.
 
-`textured` scenes are drawn from nothing, `painted` and `collage` from pieces of photographs, each from a generator.
+`textured` scenes are drawn from nothing, `painted`, `collage` and `assembled` from pieces of photographs, each from a
+generator.
 `photographs` holds the five that are measured, with masks drawn by hand (outlines that were clicked on the enlarged
 picture, to about two pixels; the coins by the watershed of scikit-image's tutorial); `practice` holds objects of other
 photographs, drawn more coarsely, to fit on. Nothing is in both.
@@ -81,6 +82,42 @@ def collage(rng: np.random.Generator, height: int = 300, width: int = 400) -> Sc
         mask[:] = False
         mask[top : top + side, left : left + side] = alpha >= 0.5
     return Scene("collage", pixels, (mask,))
+
+
+def assembled(rng: np.random.Generator, height: int = 300, width: int = 400) -> Scene:
+    """A thing of two to four parts along an axis, as bottles, lamps and towers are, on a calmed photograph.
+
+    The parts have one colour or each its own, a shading across the axis, and marks; the whole is the first mask, the
+    parts follow.
+    """
+    pixels = background(rng, "train", height, width, float(rng.uniform(0.3, 1)))
+    num, half = int(rng.integers(2, 5)), rng.uniform(4, 30)
+    lengths = rng.uniform(0.3, 1, num) * rng.uniform(70, 260) / num
+    halves = half * rng.uniform(0.6, 1.3, num)
+    turned = float(rng.choice([0, 0, 90, rng.uniform(0, 180)]))
+    colours = rng.uniform(40, 215, 3) + rng.normal(0, rng.choice([0, 12, 60]), (num, 3))
+    along = np.concatenate([[0], np.cumsum(lengths)]) - lengths.sum() / 2
+    radians = np.radians(turned)
+    axis, across = np.array([np.sin(radians), np.cos(radians)]), np.array([np.cos(radians), -np.sin(radians)])
+    reach = np.abs(axis) * lengths.sum() / 2 + np.abs(across) * halves.max()
+    room = np.maximum(np.array([width, height]) / 2 - reach - 3, 0)
+    center = np.array([width, height]) / 2 + rng.uniform(-room, room)
+    y, x = np.mgrid[:height, :width] - center[::-1, None, None]
+    depth, side = x * axis[0] + y * axis[1], x * across[0] + y * across[1]
+    parts = []
+    for index in range(num):
+        taper = 1 - rng.choice([0, 0, 0.5, 1]) * (depth - along[index]) / lengths[index] * rng.uniform(0.2, 0.9)
+        inside = (depth >= along[index]) & (depth < along[index + 1]) & (np.abs(side) < halves[index] * taper)
+        grain = photograph(rng, "train", height, width).astype(np.float64)
+        grain = (grain - cv2.GaussianBlur(grain, (0, 0), 8)) * rng.uniform(0.1, 0.6)
+        shade = rng.uniform(0, 40) * np.clip(side / halves[index] + rng.choice([-0.5, 0, 0.5]), -1, 1)
+        mark = rng.random(2) * (lengths[index], halves[index])
+        spot = np.hypot(depth - along[index] - mark[0], side - mark[1]) < rng.uniform(0, 0.4) * halves[index]
+        shown = colours[index] - shade[..., None] + grain + spot[..., None] * rng.uniform(-90, 90, 3)
+        pixels[inside] = np.clip(shown, 0, 255).astype(np.uint8)[inside]
+        parts.append(inside)
+    soft = np.asarray(cv2.GaussianBlur(pixels, (3, 3), 0.6), dtype=np.uint8)
+    return Scene("assembled", soft, (np.logical_or.reduce(parts), *(part for part in parts if part.sum() >= 150)))
 
 
 def photographs() -> list[Scene]:

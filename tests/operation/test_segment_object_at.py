@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from share.kernel.contracts.vision import Scene, Transform
 from share.kernel.errors import ConfigError, OperationError
 from share.kernel.media.mask import decode_mask
 from share.kernel.media.operator import Limits, Operator
-from share.kernel.media.segmentation import WEIGHTS, features, partition, segment
+from share.kernel.media.segmentation import SAME, WEIGHTS, features, partition, segment
 from share.kernel.operation.segment_object_at import SegmentObjectAt, SegmentObjectAtArguments, SegmentObjectAtConfig
 
 if TYPE_CHECKING:
@@ -114,17 +114,43 @@ def test_a_ring_and_its_hub_are_different_candidates() -> None:
     assert confidences == sorted(confidences, reverse=True)
 
 
-def test_candidates_are_nested_and_each_holds_the_point() -> None:
-    found = sorted(segment(disc(), 75, 55), key=lambda candidate: int(candidate.mask.sum()))
+def test_each_candidate_holds_the_point_and_no_two_are_alike() -> None:
+    found = segment(disc(), 75, 55)
     assert all(candidate.mask[55, 75] for candidate in found)
-    for smaller, larger in pairwise(found):
-        assert not (smaller.mask & ~larger.mask).any()
+    for one, other in combinations(found, 2):
+        assert (one.mask & other.mask).sum() / (one.mask | other.mask).sum() < SAME
+
+
+@pytest.mark.parametrize("row", [40, 100, 150])
+def test_a_thin_tower_of_several_colours_is_a_candidate_wherever_it_is_clicked(row: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.full((200, 160, 3), (40, 60, 110)) + rng.normal(0, 3, (200, 160, 3))
+    tower = np.zeros((200, 160), np.bool_)
+    tower[30:180, 72:88] = True
+    shade = np.linspace(-25, 25, 16)[:, None]
+    pixels[30:80, 72:88] = np.array((205, 200, 190)) + shade
+    pixels[80:180, 72:88] = np.array((175, 170, 130)) + shade
+    pixels[50:58, 76:84] = (150, 60, 60)
+    masks = [candidate.mask for candidate in segment(np.clip(pixels, 0, 255).astype(np.uint8), 80, row)]
+    assert max((mask & tower).sum() / (mask | tower).sum() for mask in masks) > 0.9
 
 
 def test_the_ranker_has_one_weight_per_feature() -> None:
-    chain = partition(disc(), 75, 55)
-    assert features(chain).shape == (len(chain.areas), len(WEIGHTS))
-    assert np.isfinite(features(chain)).all()
+    for chain in partition(disc(), 75, 55):
+        assert features(chain).shape == (len(chain.areas), len(WEIGHTS))
+        assert np.isfinite(features(chain)).all()
+
+
+def test_a_point_at_the_end_of_a_long_thing_is_as_near_its_middle_as_one_at_the_side_of_a_round_thing() -> None:
+    column = list(WEIGHTS).index("point off its middle")
+    long = np.zeros((120, 160, 3), np.uint8)
+    long[20:100, 76:84] = 200
+    ends = partition(long, 80, 24)[0], partition(disc(), 70 + 27, 60)[0]
+    far = [
+        features(chain)[np.abs(chain.areas - area).argmin(), column]
+        for chain, area in zip(ends, (640, 2827), strict=True)
+    ]
+    assert far == pytest.approx([1.5, 1.8], abs=0.2)  # a uniform stretch and a disc, in standard deviations
 
 
 @pytest.mark.parametrize(
