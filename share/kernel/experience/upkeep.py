@@ -121,6 +121,7 @@ class Upkeep:
                 self._vectors.drop_before(first_alive)
                 self._vectors.zero(dead_rows[dead_rows >= first_alive])
                 self._vectors.sync()
+                self._disk.sync_directory(self._directory)  # or a power cut brings back what older manifests named
             except OSError as error:
                 raise problem(error, f"{self._vectors.path}: cannot be erased from") from error
             with self._committer.writing:
