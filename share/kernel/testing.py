@@ -17,15 +17,24 @@ from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from share.kernel.config import Choice, ConfigModel
 from share.kernel.contracts.experience import Finding, Record, RecordType
-from share.kernel.contracts.kinds import Operation, Reward, Storage, Task
+from share.kernel.contracts.kinds import BuiltIndex, Index, Operation, Reward, Storage, Task, Voter
 from share.kernel.contracts.run import Mode
 from share.kernel.contracts.task import Demonstration, Prompt, Split
 from share.kernel.contracts.trajectory import Action, Trajectory
 from share.kernel.contracts.vision import PIXELS_MAX, OperationResult, Scene, Transform
-from share.kernel.errors import BufferCorrupt, BufferFenced, BufferProblem, ConfigError, OperationError
+from share.kernel.contracts.voting import AnswerType, Vote
+from share.kernel.errors import (
+    BufferCorrupt,
+    BufferFenced,
+    BufferProblem,
+    ConfigError,
+    IndexUnavailable,
+    OperationError,
+)
 from share.kernel.experience.disk import RealDisk
 from share.kernel.kernel import KIND_OF_MODE, VisionKernel
 from share.kernel.media.operator import Limits, Operator, tool_schema
@@ -204,6 +213,73 @@ def check_storage(storage: Storage, directory: Path) -> None:
     _check_erasure(storage, directory / "erased")
     _check_truncation(storage, directory / "truncated")
     _check_damage(storage, directory / "damaged")
+
+
+def check_index(index: Index) -> None:
+    """An index finds the neighbors of structured data, under any row numbers, and again after being kept as bytes.
+
+    Candidates of an index that is not exact are ranked exactly here, as the buffer does it.
+    """
+    assert isinstance(index, Index), "an index has `build` and `load`"
+    for num_rows, dimension, dtype in ((3, 8, np.float32), (40, 24, np.float16), (3000, 48, np.float16)):
+        vectors_ND = _blobs(num_rows, dimension).astype(dtype)
+        rows_N = 1_000_000_000_000 + np.arange(num_rows) * (3 if num_rows == 40 else 1)
+        try:
+            built = index.build(vectors_ND, rows_N, seed=1)
+        except IndexUnavailable:
+            if num_rows < 3000:  # an index may need more rows than that, but not more than 3,000
+                continue
+            raise
+        assert built.num_rows == num_rows
+        _check_neighbors(built, vectors_ND, rows_N)
+        content = built.save()
+        loaded = index.load(memoryview(content))
+        assert (loaded.num_rows, loaded.is_exact) == (built.num_rows, built.is_exact), "loaded it is what it was"
+        for query_D in vectors_ND[:5].astype(np.float32):
+            assert np.array_equal(loaded.search(query_D, 7)[0], built.search(query_D, 7)[0]), "loaded it finds the same"
+        assert set(loaded.search(query_D, num_rows)[0]) == set(rows_N.tolist()), "asked for all rows it returns all"
+    for nonsense in (b"", b"\x05", b"\x02\0\0\0{}", content[: len(content) // 3], bytes(200)):
+        with _refused(IndexUnavailable, "what is not an index must be refused with IndexUnavailable"):
+            index.load(memoryview(nonsense))
+
+
+def check_voter(voter: Voter) -> None:
+    """A voter is fair: no order matters, a source counts once, every vote is accounted for, and none is invented."""
+    assert isinstance(voter, Voter), "a voter has `vote`"
+    ballots: list[tuple[AnswerType, str, list[str]]] = [
+        ("text", "cat", ["Cat.", "dog", " DOG ", "bird", "dog", ""]),
+        ("number", "it is 3", ["three", "3.0", "4", "4", "four", "many"]),
+        ("choice", "B", ["(b)", "a", "A) a cat", "c.", "c", "none of them"]),
+        ("text", "", ["cat", "dog", "bird", "fish", "cow", "hen"]),
+    ]
+    for answer_type, own, answers in ballots:
+        for confidence in (0.0, 0.6, 1.0):
+            policy = Vote("policy", own, confidence)
+            alone = voter.vote(policy, [], answer_type)
+            assert alone.answer == own, "without others the answer is the policy's"
+            assert alone.confidence == confidence, "without others the confidence is the policy's"
+            others = [
+                Vote(f"experience-{i}", answer, 0.3 + 0.1 * i, 0.95 - 0.17 * i, 3600.0 * i, 7, i)
+                for i, answer in enumerate(answers)
+            ]
+            result = voter.vote(policy, others, answer_type)
+            for order in (others[::-1], others[3:] + others[:3], others[::2] + others[1::2]):
+                assert voter.vote(policy, order, answer_type) == result, "the order of the others does not matter"
+            repeated = voter.vote(policy, [policy, *others, *others], answer_type)
+            assert repeated.answer == result.answer, "a source counts once"
+            assert repeated.confidence == result.confidence, "a source counts once"
+            assert 0.0 <= result.confidence <= 1.0, "a confidence is a probability"
+            assert result.answer in [own, *answers], "the answer is one that was given, as it was written"
+            assert math.isclose(sum(result.shares.values()), 1.0), "the shares sum to one"
+            assert all(0.0 < share <= 1.0 for share in result.shares.values()), "a share is a part of the weight"
+            assert list(result.shares.values()) == sorted(result.shares.values(), reverse=True), "heaviest first"
+            weights = [opinion.weight for opinion in result.provenance]
+            assert math.isclose(sum(weights), 1.0), "the weights in the provenance sum to one"
+            assert all(0.0 <= weight <= 1.0 for weight in weights), "a weight is a part of all weight"
+            assert result.provenance[0].vote == policy, "the policy's vote is first in the provenance"
+            cast = {opinion.vote for opinion in result.provenance}
+            assert cast == {policy, *others}, "the provenance has every vote that was cast and no other"
+            assert any(opinion.agrees and opinion.weight > 0.0 for opinion in result.provenance), "somebody agrees"
 
 
 def check_run(registry: Registry, mode: Mode, name: str, settings: Mapping[str, Any], workdir: Path) -> None:
@@ -394,11 +470,41 @@ def _refused(expected: type[Exception], otherwise: str) -> Iterator[None]:
     raise AssertionError(otherwise)
 
 
+def _blobs(num_rows: int, dimension: int) -> NDArray[np.float32]:
+    """Unit vectors in 20 clusters."""
+    random = np.random.default_rng(0)
+    centers = random.normal(size=(20, dimension))
+    vectors_ND = centers[random.integers(0, 20, num_rows)] + 0.3 * random.normal(size=(num_rows, dimension))
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return np.asarray(vectors_ND, np.float32)
+
+
+def _check_neighbors(built: BuiltIndex, vectors_ND: NDArray[Any], rows_N: NDArray[np.int64]) -> None:
+    single_ND, k = vectors_ND.astype(np.float32), min(10, len(rows_N))
+    found = 0
+    queries = single_ND[:: max(1, len(rows_N) // 100)]
+    for query_D in queries:
+        rows, similarities = built.search(query_D, k)
+        assert len(rows) == len(similarities) >= k, "there are k rows, so k are returned"
+        assert len(np.unique(rows)) == len(rows), "no row is returned twice"
+        assert (np.diff(similarities) <= 1e-6).all(), "best first"
+        exact = single_ND[np.searchsorted(rows_N, rows)] @ query_D
+        assert np.isin(rows, rows_N).all(), "only the numbers that it was given"
+        if built.is_exact:
+            assert len(rows) == k, "an exact index returns no candidates"
+            assert np.allclose(similarities, exact, atol=1e-4), "it says that its similarities are exact"
+        wanted = np.sort(single_ND @ query_D)[-k]
+        found += min(int((exact >= wanted - 1e-4).sum()), k)
+    assert found >= 0.95 * k * len(queries), f"recall@{k} of {found / k / len(queries):.3f} on structured data"
+
+
 CHECKS: Mapping[str, Callable[..., None]] = {
     "buffer": check_storage,
+    "index": check_index,
     "operation": check_operation,
     "reward": check_reward,
     "task": check_task,
+    "voter": check_voter,
     **dict.fromkeys(KIND_OF_MODE.values(), check_run),
 }
 """The check of every kind that has one."""
@@ -435,12 +541,14 @@ __all__ = [
     "CHECKS",
     "NONSENSE",
     "build",
+    "check_index",
     "check_operation",
     "check_plugin",
     "check_reward",
     "check_run",
     "check_storage",
     "check_task",
+    "check_voter",
     "example_scene",
     "run_operation",
 ]

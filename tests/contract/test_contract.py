@@ -8,7 +8,16 @@ import pytest
 
 from share.kernel.contracts.vision import Scene
 from share.kernel.registry import load_registry
-from share.kernel.testing import build, check_operation, check_reward, check_storage, check_task, example_scene
+from share.kernel.testing import (
+    build,
+    check_index,
+    check_operation,
+    check_reward,
+    check_storage,
+    check_task,
+    check_voter,
+    example_scene,
+)
 
 REGISTRY = load_registry()
 
@@ -38,6 +47,11 @@ def test_a_storage_keeps_the_contract(name: str, tmp_path: Path) -> None:
     check_storage(build(REGISTRY, "buffer", name), tmp_path)
 
 
+@pytest.mark.parametrize("name", ours("index"))
+def test_an_index_keeps_the_contract(name: str) -> None:
+    check_index(build(REGISTRY, "index", name))
+
+
 @pytest.mark.parametrize("name", ours("reward"))
 def test_a_reward_keeps_the_contract(name: str) -> None:
     check_reward(build(REGISTRY, "reward", name))
@@ -46,6 +60,11 @@ def test_a_reward_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in ours("task") if name not in ("hf_dataset", "jsonl")])
 def test_a_task_keeps_the_contract(name: str) -> None:
     check_task(build(REGISTRY, "task", name))
+
+
+@pytest.mark.parametrize("name", ours("voter"))
+def test_a_voter_keeps_the_contract(name: str) -> None:
+    check_voter(build(REGISTRY, "voter", name))
 
 
 def test_every_backend_of_ours_imports_and_describes_each_setting() -> None:

@@ -15,6 +15,7 @@ from share.kernel.contracts.run import RunContext
 from share.kernel.contracts.task import Demonstration, Prompt, Split
 from share.kernel.contracts.trajectory import Trajectory
 from share.kernel.contracts.vision import OperationResult, Scene
+from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,4 +205,17 @@ class Index(Protocol):
         ...
 
 
-__all__ = ["BuiltIndex", "Index", "Operation", "RecordLog", "Reward", "Storage", "Task", "Trainer"]
+@runtime_checkable
+class Voter(Protocol):
+    """Kind `voter`: makes one answer of the policy's and those of similar experiences."""
+
+    def vote(self, policy: Vote, others: Sequence[Vote], answer_type: AnswerType, /) -> VotingResult:
+        """The consensus, whatever the order of `others`; a pure function.
+
+        Answers that are the same after normalisation are one. Of several votes of one source the nearest counts, of
+        the policy's source the policy's. Without others, answer and confidence are the policy's.
+        """
+        ...
+
+
+__all__ = ["BuiltIndex", "Index", "Operation", "RecordLog", "Reward", "Storage", "Task", "Trainer", "Voter"]

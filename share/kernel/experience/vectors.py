@@ -81,16 +81,6 @@ class Vectors:
         local_N = np.asarray(rows_N) - self.row_base
         return to_float32(self._matrix_to(int(local_N.max()) + 1).take(local_N, axis=0))
 
-    def similarities(self, rows_N: NDArray[np.integer[Any]], query_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Inner products of these rows with a query, float32 of shape (N,)."""
-        if len(rows_N) == 0:
-            return np.empty(0, np.float32)
-        local_N = np.asarray(rows_N) - self.row_base
-        stored_ND = self._matrix_to(int(local_N.max()) + 1).take(local_N, axis=0)
-        if stored_ND.dtype != np.float16:
-            return np.asarray(stored_ND @ query_D)
-        return np.asarray(_shifted(stored_ND) @ (query_D * _BIAS))
-
     def block(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows start <= row < stop, float32 of shape (stop - start, D); a view of the file if it is kept as float32."""
         assert self.row_base <= start <= stop
@@ -147,17 +137,12 @@ def to_float32(stored_ND: NDArray[Any]) -> NDArray[np.float32]:
     """
     if stored_ND.dtype != np.float16:
         return stored_ND.astype(np.float32, copy=False)
-    single_ND = _shifted(stored_ND)
-    single_ND *= _BIAS
-    return single_ND
-
-
-def _shifted(half_ND: NDArray[np.float16]) -> NDArray[np.float32]:
-    """float16 as float32 times 2**-112: sign, exponent and mantissa put in their places."""
-    bits = half_ND.view(np.int16).astype(np.int32)
+    bits = stored_ND.view(np.int16).astype(np.int32)
     bits <<= 13
     bits &= _SIGN_EXPONENT_MANTISSA
-    return bits.view(np.float32)
+    single_ND: NDArray[np.float32] = bits.view(np.float32)
+    single_ND *= _BIAS
+    return single_ND
 
 
 _SIGN_EXPONENT_MANTISSA = np.int32(0x8FFFE000 - (1 << 32))

@@ -1,0 +1,303 @@
+"""k-NN search over all rows of a buffer, the newest as well, while rows are appended and indexes swapped.
+
+Three tiers, each row in one of them: the built index over rows below some number (the base); 1-bit sketches of the
+rows that came later, ranked by Hamming distance; and the newest rows, compared exactly. Candidates of the first two
+are ranked again by exact inner products from the vectors file, so every similarity that is returned is exact up to
+the file's number format. Dead rows are masked out, and the base is asked for more until enough of its answers live.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from share.kernel.contracts.kinds import BuiltIndex
+from share.kernel.experience.sketch import CHUNK_ROWS, Sketch, distances, nearest
+
+TAIL_ROWS = 512
+"""Rows that leave the exact tier at once; it holds at most twice as many."""
+
+SKETCH_CANDIDATES = 200
+"""Sketched rows that are compared exactly in a search for up to ten."""
+
+SCAN_ROWS = 8192
+
+Rows = NDArray[np.int64]
+Similarities = NDArray[np.float32]
+
+
+class Matrix(Protocol):
+    """The vectors of all rows; `Vectors` and `FollowedVectors` are."""
+
+    dimension: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def gather(self, rows_N: NDArray[np.integer[Any]]) -> NDArray[np.float32]: ...
+
+    def block(self, start: int, stop: int) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All that a search looks at; replaced as a whole. Arrays are only ever written beyond what a state counts."""
+
+    base: BuiltIndex | None = None
+    base_stop: int = 0  # rows below are in the base, if there is one
+    sketch: Sketch | None = None
+    chunks: tuple[NDArray[np.uint64], ...] = ()  # (words, CHUNK_ROWS) each, all but the last one full
+    sketch_start: int = 0
+    tail: NDArray[np.float32] | None = None  # (2 * TAIL_ROWS, D)
+    tail_start: int = 0  # rows from sketch_start to tail_start are sketched
+    stop: int = 0
+
+
+class Retriever:
+    """Searches the rows of a matrix. One thread appends and swaps, any number search; nobody waits for anybody."""
+
+    def __init__(self, vectors: Matrix) -> None:
+        self.dimension = vectors.dimension
+        self._vectors = vectors
+        self._dtype: DTypeLike = vectors.dtype
+        self._state = _State()
+        self._changing = threading.Lock()
+
+    @property
+    def stop(self) -> int:
+        """One behind the last row that is searched."""
+        return max(self._state.stop, self._state.base_stop)
+
+    @property
+    def num_unindexed(self) -> int:
+        """Rows that are searched beside the base."""
+        state = self._state
+        return max(0, state.stop - max(state.base_stop, state.sketch_start))
+
+    def append(self, first_row: int, vectors_ND: NDArray[Any]) -> None:
+        """Search rows first_row, first_row + 1, … from now on. Their vectors, shape (N, D), are in the matrix already.
+
+        The first call says where the rows begin; later ones go on without a gap.
+        """
+        rounded_ND = np.asarray(vectors_ND).astype(self._dtype, copy=False).astype(np.float32, copy=False)
+        with self._changing:
+            state = self._state
+            if state.tail is None:
+                tail_ND = np.empty((2 * TAIL_ROWS, self.dimension), np.float32)
+                state = replace(state, tail=tail_ND, sketch_start=first_row, tail_start=first_row, stop=first_row)
+            assert first_row == state.stop, f"row {state.stop} comes next, not {first_row}"
+            done = 0
+            while done < len(rounded_ND):
+                if state.stop - state.tail_start == 2 * TAIL_ROWS:
+                    state = self._sketched(state)
+                assert state.tail is not None
+                used = state.stop - state.tail_start
+                take = min(len(rounded_ND) - done, 2 * TAIL_ROWS - used)
+                state.tail[used : used + take] = rounded_ND[done : done + take]
+                state = replace(state, stop=state.stop + take)
+                done += take
+            self._state = state
+
+    def set_base(self, built: BuiltIndex, rows_below: int) -> None:
+        """Answer for all rows below `rows_below` from this index from now on; searches that run go on with the old."""
+        with self._changing:
+            state = self._state
+            covered = max(0, min(rows_below, state.tail_start) - state.sketch_start) // CHUNK_ROWS
+            self._state = replace(
+                state,
+                base=built,
+                base_stop=rows_below,
+                chunks=state.chunks[covered:],
+                sketch_start=state.sketch_start + covered * CHUNK_ROWS,
+            )
+
+    def search(
+        self, query_D: NDArray[np.float32], k: int, alive: NDArray[Any], row_base: int
+    ) -> tuple[Rows, Similarities]:
+        """The k most similar living rows, best first, with their inner products; fewer only if fewer live.
+
+        `query_D` is of unit length, float32. `alive` tells at `row - row_base` whether a row lives; rows that it does
+        not reach are not looked at.
+        """
+        state = self._state
+        stop = min(state.stop, row_base + len(alive))
+        rows: list[Rows] = []
+        similarities: list[Similarities] = []
+        if state.base is not None:
+            found = self._search_base(state.base, query_D, k, alive, row_base)
+            rows.append(found[0])
+            similarities.append(found[1])
+        tail_start = max(state.tail_start, row_base, state.base_stop if state.base is not None else 0)
+        if state.tail is not None and tail_start < stop:
+            tail_ND = state.tail[tail_start - state.tail_start : stop - state.tail_start]
+            here = np.where(alive[tail_start - row_base : stop - row_base], tail_ND @ query_D, np.float32(-2))
+            at = np.argpartition(here, -k)[-k:] if k < len(here) else np.arange(len(here))
+            at = at[here[at] > -2]
+            rows.append(at + tail_start)
+            similarities.append(here[at])
+        middle = self._sketch_candidates(state, query_D, k, alive, row_base, min(state.tail_start, stop))
+        if len(middle):
+            rows.append(middle)
+            similarities.append(self._vectors.gather(middle) @ query_D)
+        if not rows:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        if len(rows) == 1:
+            return _best(rows[0], similarities[0], k)
+        return _best(np.concatenate(rows), np.concatenate(similarities), k)
+
+    def search_exact(
+        self, query_D: NDArray[np.float32], k: int, alive: NDArray[Any], row_base: int
+    ) -> tuple[Rows, Similarities]:
+        """The same answer by comparing every row of the matrix: what recall is measured against."""
+        stop = min(self.stop, row_base + len(alive))
+        rows, similarities = np.empty(0, np.int64), np.empty(0, np.float32)
+        for start in range(row_base, stop, SCAN_ROWS):
+            end = min(start + SCAN_ROWS, stop)
+            (at,) = np.nonzero(alive[start - row_base : end - row_base])
+            here = (self._vectors.block(start, end) @ query_D)[at]
+            rows, similarities = _best(np.concatenate([rows, at + start]), np.concatenate([similarities, here]), k)
+        return rows, similarities
+
+    def _search_base(
+        self, base: BuiltIndex, query_D: NDArray[np.float32], k: int, alive: NDArray[Any], row_base: int
+    ) -> tuple[Rows, Similarities]:
+        fetch = min(k, base.num_rows)
+        while True:
+            rows_N, similarities_N = base.search(query_D, fetch)
+            local = rows_N - row_base
+            living = alive.take(local, mode="clip") != 0
+            if len(local) and (local.min() < 0 or local.max() >= len(alive)):
+                living &= (local >= 0) & (local < len(alive))
+            if not living.all():
+                rows_N, similarities_N = rows_N[living], similarities_N[living]
+            if len(rows_N) >= k or fetch >= base.num_rows:
+                break
+            fetch = min(4 * fetch, base.num_rows)
+        if not base.is_exact and len(rows_N):
+            similarities_N = self._vectors.gather(rows_N) @ query_D
+        return rows_N, similarities_N
+
+    def _sketch_candidates(
+        self, state: _State, query_D: NDArray[np.float32], k: int, alive: NDArray[Any], row_base: int, stop: int
+    ) -> Rows:
+        start = max(state.sketch_start, row_base, state.base_stop if state.base is not None else 0)
+        if start >= stop or state.sketch is None:
+            return np.empty(0, np.int64)
+        query_W = state.sketch.encode(query_D[None])[:, 0]
+        counts = []
+        for number, chunk in enumerate(state.chunks):
+            chunk_start = state.sketch_start + number * CHUNK_ROWS
+            first, last = max(start, chunk_start), min(stop, chunk_start + CHUNK_ROWS)
+            if first < last:
+                counts.append(distances(chunk[:, first - chunk_start : last - chunk_start], query_W))
+        counts_N = np.concatenate(counts) if len(counts) > 1 else counts[0]
+        living = alive[start - row_base : stop - row_base]
+        counts_N[living == 0] = np.iinfo(np.uint16).max
+        at = nearest(counts_N, max(SKETCH_CANDIDATES, SKETCH_CANDIDATES * k // 10))
+        candidates: Rows = at[living[at] != 0] + start
+        return candidates
+
+    def _sketched(self, state: _State) -> _State:
+        """Move the older half of a full tail among the sketches."""
+        assert state.tail is not None
+        leaving_ND = state.tail[:TAIL_ROWS]
+        sketch = state.sketch or Sketch(self.dimension, leaving_ND.mean(axis=0))
+        bits_WN = sketch.encode(leaving_ND)
+        used = (state.tail_start - state.sketch_start) % CHUNK_ROWS
+        chunks = state.chunks
+        if used == 0:
+            chunks = (*chunks, np.empty((sketch.words, CHUNK_ROWS), np.uint64))
+        chunks[-1][:, used : used + TAIL_ROWS] = bits_WN
+        tail_ND = np.empty_like(state.tail)
+        tail_ND[:TAIL_ROWS] = state.tail[TAIL_ROWS:]
+        return replace(state, sketch=sketch, chunks=chunks, tail=tail_ND, tail_start=state.tail_start + TAIL_ROWS)
+
+
+class Recall(NamedTuple):
+    """A measured share of the true neighbors, with the bounds of its 95 % interval and the number of searches."""
+
+    value: float
+    low: float
+    high: float
+    num_searches: int
+
+
+class RecallMonitor:
+    """Answers one search of `every` again exactly, in a thread of its own, and counts what was missed.
+
+    Searches that come while four wait are not counted. The interval is Wilson's, over neighbors as if they were
+    independent: read it as a lower bound of the uncertainty.
+    """
+
+    def __init__(self, retriever: Retriever, every: int = 1000) -> None:
+        self._retriever = retriever
+        self._every = every
+        self._seen = 0
+        self._found = self._asked = self._searches = 0
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=4)
+        self._thread = threading.Thread(target=self._work, name="recall-monitor", daemon=True)
+        self._thread.start()
+
+    def observe(
+        self, query_D: NDArray[np.float32], similarities_K: Similarities, k: int, alive: NDArray[Any], row_base: int
+    ) -> None:
+        """Tell of a search and its answer. Returns at once."""
+        self._seen += 1
+        if self._seen % self._every:
+            return
+
+        def check() -> None:
+            _, exact_K = self._retriever.search_exact(query_D, k, alive, row_base)
+            if len(exact_K):
+                # By similarity, not by row: of rows that are equally near any may be returned.
+                self._found += min(int((similarities_K >= exact_K[-1] - 1e-6).sum()), len(exact_K))
+                self._asked += len(exact_K)
+                self._searches += 1
+
+        try:
+            self._waiting.put_nowait(check)
+        except queue.Full:
+            return
+
+    def recall(self) -> Recall | None:
+        """What was measured so far; None before the first."""
+        asked = self._asked
+        if not asked:
+            return None
+        share, z2 = self._found / asked, 1.96**2
+        middle = (share + z2 / (2 * asked)) / (1 + z2 / asked)
+        half = 1.96 * np.sqrt(share * (1 - share) / asked + z2 / (4 * asked**2)) / (1 + z2 / asked)
+        return Recall(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)), self._searches)
+
+    def close(self) -> None:
+        """Ends the thread when it has done what waits."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (check := self._waiting.get()) is not None:
+            check()
+
+
+def _best(rows_N: Rows, similarities_N: Similarities, k: int) -> tuple[Rows, Similarities]:
+    if len(rows_N) > k:
+        at = np.argpartition(similarities_N, -k)[-k:]
+        rows_N, similarities_N = rows_N[at], similarities_N[at]
+    order = np.argsort(-similarities_N, kind="stable")
+    return rows_N[order], similarities_N[order]
+
+
+__all__ = [
+    "SKETCH_CANDIDATES",
+    "TAIL_ROWS",
+    "Matrix",
+    "Recall",
+    "RecallMonitor",
+    "Retriever",
+]

@@ -1,0 +1,81 @@
+"""One bit per direction: a sketch of unit vectors that needs no training, and ranks candidates by Hamming distance.
+
+A vector is centred, turned at random, and only the signs are kept; the share of bits in which two sketches differ is
+their angle over pi (Charikar 2002). Turned means twice a random sign flip and a Hadamard transform: it spreads what a
+few directions hold over all bits, and costs small matrix products instead of a dense rotation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK_ROWS = 8192
+"""Rows of which the scan keeps the counts in the processor's cache."""
+
+
+class Sketch:
+    """How vectors of one dimension become bits. `center_D` is taken off first: embeddings tend to share a direction.
+
+    There are as many bits as the next power of two, at least 512; of more than 1,024 a random 1,024 are kept.
+    """
+
+    def __init__(self, dimension: int, center_D: NDArray[np.float32] | None = None) -> None:
+        self.dimension = dimension
+        self.center_D = np.zeros(dimension, np.float32) if center_D is None else center_D.astype(np.float32)
+        exponent = max(9, (dimension - 1).bit_length())
+        self._padded = 1 << exponent
+        self._left, self._right = _hadamard(exponent // 2), _hadamard(exponent - exponent // 2)
+        random = np.random.default_rng(dimension)
+        self._flips = random.choice(np.array([-1, 1], np.float32), (2, self._padded))
+        self._kept = np.sort(random.permutation(self._padded)[:1024]) if self._padded > 1024 else None
+        self.words = min(self._padded, 1024) // 64
+
+    def encode(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.uint64]:
+        """The sketches of vectors, shape (words, N): word by word, as the scan reads them."""
+        count = len(vectors_ND)
+        turned = np.zeros((count, self._padded), np.float32)
+        turned[:, : self.dimension] = vectors_ND - self.center_D
+        for flips in self._flips:
+            turned *= flips
+            grid = turned.reshape(count, len(self._left), len(self._right))
+            turned = (self._left @ grid @ self._right).reshape(count, self._padded)
+        if self._kept is not None:
+            turned = turned.take(self._kept, axis=1)
+        return np.ascontiguousarray(np.packbits(turned > 0, axis=1).view(np.uint64).T)
+
+
+def distances(bits_WN: NDArray[np.uint64], query_W: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """Bits in which each of N sketches differs from that of the query, shape (N,)."""
+    count = bits_WN.shape[1]
+    counts = np.empty(count, np.uint16)
+    differing = np.empty(min(count, CHUNK_ROWS), np.uint64)
+    ones = np.empty(len(differing), np.uint8)
+    for start in range(0, count, CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, count)
+        total, word, few = counts[start:stop], differing[: stop - start], ones[: stop - start]
+        total[:] = 0
+        for bits, query in zip(bits_WN[:, start:stop], query_W, strict=True):
+            np.bitwise_xor(bits, query, out=word)
+            np.bitwise_count(word, out=few)
+            total += few
+    return counts
+
+
+def nearest(counts_N: NDArray[np.uint16], num: int) -> NDArray[np.int64]:
+    """The positions of the `num` smallest counts, in no order."""
+    if num >= len(counts_N):
+        return np.arange(len(counts_N))
+    return np.argpartition(counts_N, num)[:num]
+
+
+def _hadamard(exponent: int) -> NDArray[Any]:
+    matrix = np.ones((1, 1), np.float32)
+    for _ in range(exponent):
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+__all__ = ["CHUNK_ROWS", "Sketch", "distances", "nearest"]
