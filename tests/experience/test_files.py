@@ -125,6 +125,29 @@ def test_damage_in_the_middle_of_the_log_is_refused_and_salvaged(tmp_path: Path,
     assert findings(tmp_path, registry) == []
 
 
+def test_salvaging_brings_back_nobody_who_was_evicted_or_removed(tmp_path: Path, registry: Registry) -> None:
+    with opened(tmp_path, registry, capacity=10) as buffer:
+        for number in range(20):
+            buffer.add(experience(number))
+        buffer.remove(["e13"])
+        buffer.rebuild()
+        buffer.add(experience(20))
+    segment = min((tmp_path / "log").iterdir())
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"question 15")] ^= 1
+    segment.write_bytes(content)
+    with opened(tmp_path, registry, capacity=10) as buffer:  # the snapshot stands for what it covers
+        with pytest.raises(BufferCorrupt, match="--salvage"):
+            buffer.get("e15")
+        with ExperienceReader(tmp_path, registry) as reader:
+            assert len(reader) == 10
+    for _ in range(2):
+        with opened(tmp_path, registry, capacity=10, salvage=True) as buffer:
+            assert ids_of(buffer) == [f"e{number}" for number in range(10, 21) if number not in (13, 15)]
+            buffer.rebuild()
+    assert findings(tmp_path, registry) == []
+
+
 def test_a_log_that_ends_before_its_snapshot_has_lost_something(tmp_path: Path, registry: Registry) -> None:
     with opened(tmp_path, registry) as buffer:
         for number in range(20):

@@ -31,6 +31,7 @@ from share.kernel.experience.requests import (
     AddRequest,
     CapacityRequest,
     CloseRequest,
+    ForgetRequest,
     PriorityRequest,
     RemoveRequest,
     RetrievalRequest,
@@ -127,11 +128,15 @@ class ExperienceBuffer:
         self._is_closed = False
 
     def settle(self, *, take_over: bool) -> None:
-        """The last step of opening: shrink to a smaller capacity, and begin the upkeep.
+        """The last step of opening: remove what salvaging has lost, shrink to a smaller capacity, begin the upkeep.
 
         A new capacity that evicts nothing yet goes with the first add, so that opening writes nothing. A writer that
         was taken over may have begun to write: a record of ours cuts its part of the log off for good.
         """
+        if len(self._recovered.astray):
+            before = len(self)
+            self._committer.commit(ForgetRequest(self._recovered.astray))
+            self._logger.error("buffer_lost", f"{self.directory}: {before - len(self)} were lost by damage")
         capacity = self.capacity
         if take_over or 0 < capacity < len(self):
             try:

@@ -1,8 +1,9 @@
 """Group commit: what several threads ask for becomes durable with one sync.
 
-Whoever comes first leads: it takes all who wait into a batch, appends it, applies it to memory and lets them go; those
-that come meanwhile wait for the next leader. No thread is handed over to, so a single caller pays for its own sync and
-nothing else. Nothing is applied or acknowledged before it is durable and the lock is known to be still ours.
+Whoever comes first leads: it takes all who wait into a batch, appends it, applies it to memory and wakes them; of those
+that came meanwhile the first leads next. A single caller hands over to nobody and pays for its own sync, nothing else.
+Where several came lately, a leader waits a moment for them: far shorter than a sync, which they then share. Nothing is
+applied or acknowledged before it is durable and the lock is known to be still ours.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from share.kernel.experience.requests import Batch, Request
 from share.kernel.experience.vectors import Vectors
 
 LET_IN_S = 1e-4
+GATHER_SHARE = 0.25
+"""Share of the last sync's time that a leader waits for others."""
+
+GATHER_MAX_S = 5e-4
 
 
 class Committer:
@@ -44,7 +49,11 @@ class Committer:
         self._lock = lock
         self._live = live
         self._capacity = capacity
-        self._waiting: deque[Request] = deque()
+        self._queue = threading.Lock()  # for the next two
+        self._calls: deque[_Call] = deque()
+        self._is_led = False
+        self._num_callers = 1  # that were there lately
+        self._sync_s = 0.0
         self._broken = ""
 
     @property
@@ -55,7 +64,7 @@ class Committer:
     @property
     def is_awaited(self) -> bool:
         """Whether anybody waits for `writing`."""
-        return bool(self._waiting)
+        return bool(self._calls)
 
     def let_in(self) -> None:
         """Called while holding `writing` once: let those who wait go first."""
@@ -73,23 +82,75 @@ class Committer:
 
     def commit_all(self, requests: Sequence[Request]) -> None:
         """Several at once, each with its own error."""
-        self._waiting.extend(requests)
-        with self.writing:
-            while not requests[-1].is_done:
-                self._lead()
+        self._lock.check_process()  # in a fork, nobody would ever end what was under way
+        call = _Call(requests)
+        with self._queue:
+            self._calls.append(call)
+            if self._is_led:
+                call.wait = threading.Lock()
+                call.wait.acquire()
+            self._is_led = True
+        if call.wait is not None:
+            self._wait(call, call.wait)
+            if call.is_done:
+                return
+        taken: list[_Call] = []
+        try:
+            with self.writing:
+                self._gather()
+                self._lead(taken)
+        finally:
+            with self._queue:
+                if not taken and call in self._calls:  # Ctrl-C before anything was taken
+                    self._calls.remove(call)
+                self._num_callers = len(taken) + len(self._calls)
+                for each in taken:
+                    each.is_done = True
+                    if each.wait is not None and each is not call:
+                        each.wait.release()
+                self._hand_over()
 
-    def _lead(self) -> None:
+    def _wait(self, call: _Call, wait: threading.Lock) -> None:
+        """Until the call is done, or leads."""
+        try:
+            wait.acquire()
+        except BaseException:  # Ctrl-C: what was taken already may happen, and nobody may wait for this thread
+            with self._queue:
+                if call in self._calls:
+                    self._calls.remove(call)
+                    if call.leads:
+                        self._hand_over()
+            raise
+
+    def _hand_over(self) -> None:
+        """The first of those who wait leads next. Called while holding `_queue`."""
+        self._is_led = bool(self._calls)
+        if self._calls:
+            following = self._calls[0]
+            following.leads = True
+            assert following.wait is not None
+            following.wait.release()
+
+    def _gather(self) -> None:
+        if len(self._calls) < self._num_callers:
+            deadline = time.perf_counter() + min(GATHER_SHARE * self._sync_s, GATHER_MAX_S)
+            while len(self._calls) < self._num_callers and time.perf_counter() < deadline:
+                time.sleep(0)
+
+    def _lead(self, calls: list[_Call]) -> None:
+        """Make a batch durable, and fill `calls` with those whose requests it holds."""
         batch = Batch(self._memory.table, self._log.next_sequence)
         if self._capacity not in (None, self._memory.table.capacity):  # it is another one since the buffer was opened
             batch.set_capacity(self._capacity or 0)
         taken = []
-        while self._waiting and not batch.is_full:
-            request = self._waiting.popleft()
-            try:
-                request.put(batch)
-                taken.append(request)
-            except ExperienceRefused as refusal:
-                request.error, request.is_done = refusal, True
+        while self._calls and not batch.is_full:
+            calls.append(self._calls.popleft())
+            for request in calls[-1].requests:
+                try:
+                    request.put(batch)
+                    taken.append(request)
+                except ExperienceRefused as refusal:
+                    request.error = refusal
         error: BufferProblem | None = None
         try:
             if batch.records:
@@ -104,7 +165,6 @@ class Committer:
         finally:
             for request in taken:
                 request.error = type(error)(str(error)) if error is not None else None
-                request.is_done = True
 
     def _write(self, batch: Batch) -> None:
         if self._broken:
@@ -116,7 +176,9 @@ class Committer:
                 self._vectors.append(memory.table.stop, np.stack([head.embedding for head in batch.heads]))
             except OSError as error:
                 raise problem(error, f"{self._vectors.path}: cannot be written") from error
+        started = time.perf_counter()
         locations = self._log.append(batch.records)
+        self._sync_s = time.perf_counter() - started
         self._lock.check()
         self._apply(batch, locations)
         self._live.publish(batch.next_sequence + len(locations) - 1)
@@ -142,4 +204,16 @@ class Committer:
             first, taken = stop, taken + len(heads)
 
 
-__all__ = ["LET_IN_S", "Committer"]
+class _Call:
+    """Requests of one caller; `wait` is held until they are done, or until it `leads`."""
+
+    __slots__ = ("is_done", "leads", "requests", "wait")
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.wait: threading.Lock | None = None
+        self.is_done = False
+        self.leads = False
+
+
+__all__ = ["GATHER_MAX_S", "GATHER_SHARE", "LET_IN_S", "Committer"]

@@ -40,8 +40,7 @@ class WriterLock:
 
     def check(self) -> None:
         """Raises BufferFenced unless this process is still the writer."""
-        if self._pid != os.getpid():
-            raise BufferFenced(f"{self._path.parent}: this is a fork of the writer; open an ExperienceProducer here")
+        self.check_process()
         if self._descriptor < 0:
             raise BufferFenced(f"{self._path.parent}: has been closed")
         try:
@@ -50,6 +49,11 @@ class WriterLock:
             raise BufferFenced(f"{self._path}: is gone, so another may write by now: {error.strerror}") from error
         if inode != self._inode:
             raise BufferFenced(f"{self._path.parent}: was taken over by {holder(self._path.parent)}")
+
+    def check_process(self) -> None:
+        """Raises BufferFenced in a fork of the writer."""
+        if self._pid != os.getpid():
+            raise BufferFenced(f"{self._path.parent}: this is a fork of the writer; open an ExperienceProducer here")
 
     def release(self) -> None:
         if self._descriptor >= 0:

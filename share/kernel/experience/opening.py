@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from share.kernel.contracts.kinds import Index, RecordLog, Storage
 from share.kernel.errors import BufferCorrupt, IndexUnavailable
@@ -39,7 +40,11 @@ VECTORS = "vectors"
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What a writer works with. `manifest` is None when the state was replayed from the beginning."""
+    """What a writer works with. `manifest` is None when the state was replayed from the beginning.
+
+    `astray` are sequences on which a snapshot and a salvaged log differ: lost by damage, or evicted because of what was
+    lost. They are still to be removed, so that the log alone says the same again.
+    """
 
     lock: WriterLock
     log: RecordLog
@@ -49,6 +54,7 @@ class Recovered:
     storage: Storage
     index: Index
     manifest: Manifest | None
+    astray: NDArray[np.uint64]
 
 
 def recover(
@@ -75,18 +81,13 @@ def recover(
         index: Index = registry.build(config.index)
         log = storage.open(directory, disk, "write", salvage=salvage)
         undo.callback(log.close)
-        # A writer that was taken over may wake up and write into the vectors that it knows; after salvaging, a
-        # snapshot may know experiences that are gone.
-        state = load_state(
-            disk,
-            directory,
-            dimension=config.dimension,
-            dtype=config.vectors,
-            from_beginning=take_over or salvage,
-        )
+        # A writer that was taken over may wake up and write into the vectors that it knows: then new ones are made.
+        state = load_state(disk, directory, dimension=config.dimension, dtype=config.vectors, from_beginning=take_over)
         if state.problem:
             logger.warn("buffer_snapshot_unusable", f"{directory}: replaying the whole log: {state.problem}")
-        if state.covers >= log.next_sequence:
+        if state.covers >= log.next_sequence and salvage:
+            state = load_state(disk, directory, dimension=config.dimension, from_beginning=True)
+        elif state.covers >= log.next_sequence:
             raise BufferCorrupt(
                 f"{directory}: the log ends with record {log.next_sequence - 1}, but {state.covers} were durable when "
                 "the snapshot was made; --salvage keeps all that is sound"
@@ -97,6 +98,7 @@ def recover(
             catch_up(state, log, follower=VectorWriter(vectors))
         except OSError as error:
             raise problem(error, f"{directory}: its vectors cannot be written") from error
+        astray = _astray(directory, disk, config, state, log) if salvage else np.empty(0, np.uint64)
         retriever = Retriever(vectors)
         indexed = load_base(directory, disk, index, config.index.name, state.manifest, retriever, logger)
         fill(retriever, vectors, max(indexed, state.table.row_base), state.table.stop)
@@ -109,7 +111,17 @@ def recover(
         with contextlib.suppress(OSError):
             clean(disk, directory, state.manifest, {vectors.path.name})
         undo.pop_all()
-        return Recovered(lock, log, memory, vectors, live, storage, index, state.manifest)
+        return Recovered(lock, log, memory, vectors, live, storage, index, state.manifest, astray)
+
+
+def _astray(
+    directory: Path, disk: Disk, config: ExperienceBufferConfig, state: State, log: RecordLog
+) -> NDArray[np.uint64]:
+    """Sequences that live according to the state or to the log alone, but not to both."""
+    alone = load_state(disk, directory, dimension=config.dimension, from_beginning=True)
+    catch_up(alone, log)
+    ours, theirs = (each.table.columns.sequence[each.table.living() - each.table.row_base] for each in (state, alone))
+    return np.setxor1d(ours, theirs)
 
 
 class VectorWriter:

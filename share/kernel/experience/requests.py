@@ -96,6 +96,12 @@ class Batch:
         self._removed.update(rows)
         self._change(RecordType.REMOVE, rows)
 
+    def remove_sequences(self, sequences: NDArray[np.uint64]) -> None:
+        """Whether they live in the table or not."""
+        for start in range(0, len(sequences), CHANGES_MAX):
+            payload = encode_changes(RecordType.REMOVE, sequences[start : start + CHANGES_MAX])
+            self.records.append((RecordType.REMOVE, [payload]))
+
     def set_priorities(self, rows: Sequence[int], priorities: Sequence[float]) -> None:
         self._change(RecordType.PRIORITY, rows, np.array(priorities, np.float32))
 
@@ -130,10 +136,9 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One call that waits. After `is_done` either `error` is set or the request is durable."""
+    """What one call asks for. When it returns either `error` is set or the request is durable."""
 
     error: BufferProblem | None = field(default=None, init=False)
-    is_done: bool = field(default=False, init=False)
 
     def put(self, batch: Batch) -> None:
         """Into the batch, whole or not at all. Raises ExperienceRefused."""
@@ -225,6 +230,16 @@ class CapacityRequest(Request):
 
 
 @dataclass(slots=True, eq=False)
+class ForgetRequest(Request):
+    """Remove by sequence, also what only a log without its snapshot takes for alive."""
+
+    sequences: NDArray[np.uint64]
+
+    def put(self, batch: Batch) -> None:
+        batch.remove_sequences(self.sequences)
+
+
+@dataclass(slots=True, eq=False)
 class CloseRequest(Request):
     """Say in the log that the writer ended in order."""
 
@@ -242,6 +257,7 @@ __all__ = [
     "CapacityRequest",
     "ChangeRequest",
     "CloseRequest",
+    "ForgetRequest",
     "PriorityRequest",
     "RemoveRequest",
     "Request",

@@ -1,0 +1,176 @@
+"""`python -m share.kernel buffer`: what the person on call has."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from share.kernel.__main__ import main
+from share.kernel.contracts.trajectory import Action, Trajectory
+from share.kernel.registry import Registry
+from tests.experience.children import Child
+from tests.experience.making import DIMENSION, experience, ids_of, opened
+
+CUSTODY = ("stat", "verify", "dump", "compact", "rebuild", "erase")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, registry: Registry) -> Path:
+    with opened(tmp_path / "buffer", registry, capacity=25) as buffer:
+        for number in range(30):
+            subject = "jane" if number % 10 == 0 else None
+            buffer.add(experience(number, subject=subject, created_at=number * 86400.0, question=f"ask {number};"))
+        buffer.rebuild()
+        buffer.record_retrieval(["e9"], True)
+    return tmp_path / "buffer"
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_stat_says_what_is_in_it(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["buffer", "stat", str(directory), "--json"]) == 0
+    report = json.loads(said(capsys)[0])
+    assert (report["experiences"], report["capacity"], report["dimension"]) == (25, 25, DIMENSION)
+    assert (report["storage"], report["index"], report["index_rows"], report["generation"]) == ("file", "flat", 30, 1)
+    assert (report["sequence"], report["subjects"], report["writer"]) == (33, 1, None)
+    assert (report["created_first"], report["created_last"]) == (5 * 86400.0, 29 * 86400.0)
+    assert report["status"] == {"unverified": 25, "approved": 0, "rejected": 0, "quarantined": 0}
+    assert main(["buffer", "stat", str(directory)]) == 0
+    assert "experiences         25\n" in said(capsys)[0]
+
+
+def test_verify_finds_nothing_or_says_what_and_where(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["buffer", "verify", str(directory)]) == 0
+    assert said(capsys)[0] == f"{directory}: nothing found\n"
+    segment = min((directory / "log").iterdir())
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"ask 12;")] ^= 1
+    segment.write_bytes(content)
+    assert main(["buffer", "verify", str(directory)]) == 1
+    out = said(capsys)[0]
+    assert out.startswith(f"LOSS: {segment}: offset ")
+    assert f"python -m share.kernel buffer rebuild {directory} --salvage" in out
+    assert main(["buffer", "verify", str(directory), "--json"]) == 1
+    (finding,) = json.loads(said(capsys)[0])
+    assert finding["path"] == str(segment)
+    assert finding["is_loss"] is True
+
+    assert main(["buffer", "rebuild", str(directory)]) == 0  # the snapshot stands for what it covers
+    assert main(["buffer", "rebuild", str(directory), "--salvage", "--json"]) == 0
+    assert json.loads("{" + said(capsys)[0].partition("\n{")[2])["experiences"] == 24
+    assert main(["buffer", "verify", str(directory)]) == 0
+
+
+def test_dump_gives_every_field_and_appears_whole(
+    directory: Path, tmp_path: Path, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    action = Action("operation", "<tool_call>", operation="ZOOM_IN", arguments={"bbox": [1, 2, 3, 4]})
+    rich = experience(
+        99,
+        trajectory=Trajectory("p", (action,), "seven", "answer"),
+        features={"visual": np.arange(4, dtype=np.float16)},
+        reward=0.5,
+        reward_components={"task": 1.0, "misuse": None},
+        metadata={"tags": ["ä", 1]},
+    )
+    with opened(directory, registry, capacity=None) as buffer:
+        buffer.add(rich)
+    lines_path, table_path = tmp_path / "all.jsonl", tmp_path / "all.parquet"
+    assert main(["buffer", "dump", str(directory), "--output", str(lines_path)]) == 0
+    rows = [json.loads(line) for line in lines_path.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"e{number}" for number in range(6, 30)] + ["e99"]
+    assert [row["retrieval_count"] for row in rows if row["id"] == "e9"] == [1]
+    assert rows[-1]["trajectory"]["actions"][0]["arguments"] == {"bbox": [1, 2, 3, 4]}
+    assert rows[-1]["features"]["visual"]["dtype"] == "<f2"
+    assert rows[-1]["metadata"] == {"tags": ["ä", 1]}
+    assert np.array_equal(np.array(rows[-1]["embedding"], np.float32), rich.embedding)
+    assert main(["buffer", "dump", str(directory), "--output", str(table_path)]) == 0
+    table = pq.read_table(table_path).to_pylist()
+    assert [row["id"] for row in table] == [row["id"] for row in rows]
+    assert json.loads(table[-1]["reward_components"]) == {"task": 1.0, "misuse": None}
+    assert table[-1]["embedding"] == rows[-1]["embedding"]
+    said(capsys)
+    assert main(["buffer", "dump", str(directory)]) == 0
+    assert [json.loads(line)["id"] for line in said(capsys)[0].splitlines()] == [row["id"] for row in rows]
+    assert sorted(os.listdir(tmp_path)) == ["all.jsonl", "all.parquet", "buffer"]
+
+
+def test_erase_is_in_no_file_any_more(directory: Path, registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["buffer", "erase", str(directory), "--subject", "jane", "--json"]) == 0
+    assert json.loads(said(capsys)[0])["removed"] == 2
+    content = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+    for number in range(30):  # the evicted went with them
+        is_kept = number >= 5 and number % 10 != 0
+        assert (b"ask %d;" % number in content) == is_kept
+    assert main(["buffer", "erase", str(directory), "--older-than-days", "1"]) == 0
+    said(capsys)
+    with opened(directory, registry, capacity=None) as buffer:
+        assert ids_of(buffer) == []
+        assert buffer.capacity == 25
+
+
+def test_compact_and_rebuild_with_another_index(
+    directory: Path, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["buffer", "compact", str(directory), "--json"]) == 0
+    assert json.loads(said(capsys)[0])["log_bytes_erased"] > 0
+    assert main(["buffer", "compact", str(directory), "--json"]) == 0
+    assert json.loads(said(capsys)[0])["log_bytes_erased"] == 0
+    assert main(["buffer", "rebuild", str(directory), "--set", "index=sketch", "--json"]) == 0
+    assert json.loads(said(capsys)[0])["index"] == "sketch"
+    with opened(directory, registry, capacity=None, index="sketch") as buffer:
+        assert buffer.search_index(experience(20).embedding, 1)[0].id == "e20"
+        assert buffer.metrics()["index"] == "sketch"
+
+
+def test_beside_a_living_writer_it_reads_and_says_who_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Child("write", tmp_path) as writer:
+        for number in range(5):
+            writer.ask("add", number)
+        assert main(["buffer", "stat", str(tmp_path), "--json"]) == 0
+        report = json.loads(said(capsys)[0])
+        assert report["experiences"] == 5
+        assert report["writer"].startswith(f"process {writer.process.pid} on ")
+        assert main(["buffer", "verify", str(tmp_path)]) == 0
+        assert main(["buffer", "dump", str(tmp_path)]) == 0
+        assert len(said(capsys)[0].splitlines()) == 6
+        for work in (["compact"], ["rebuild"], ["erase", "--subject", "jane"]):
+            assert main(["buffer", work[0], str(tmp_path), *work[1:]]) == 2
+            err = said(capsys)[1]
+            assert err.startswith(f"error: {tmp_path}: process {writer.process.pid} on ")
+            assert err.count("\n") == 1
+        assert writer.ask("add", 5) == 7
+
+
+@pytest.mark.parametrize("work", CUSTODY)
+def test_a_mistake_is_one_line(work: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    erase = ["--subject", "jane"] if work == "erase" else []
+    assert main(["buffer", work, str(tmp_path / "absent"), *erase]) == 2
+    out, err = said(capsys)
+    assert out == ""
+    assert err.startswith(f"error: {tmp_path / 'absent'}: is not an experience buffer")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "absent").exists()
+
+
+def test_other_mistakes_are_one_line_too(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, message in [
+        (["erase", str(directory)], "erase: say whose with --subject KEY, or of what age with --older-than-days N"),
+        (["dump", str(directory), "--output", "all.csv"], "--output: all.csv must end in .jsonl or .parquet"),
+        (["rebuild", str(directory), "--set", "index=hnws"], "index: no index 'hnws'; did you mean 'hnsw'?"),
+    ]:
+        assert main(["buffer", *argv]) == 2
+        out, err = said(capsys)
+        assert out == ""
+        assert err.startswith(f"error: {message}")
+        assert err.count("\n") == 1
