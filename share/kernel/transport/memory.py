@@ -293,8 +293,8 @@ def _crc(content: Tensor) -> int:
     """A checksum of bytes, uint8 of shape (size,): the CRC-32 of the sums of its 4 KiB blocks, then of the rest.
 
     zlib's CRC-32 of everything takes twice as long as copying does, the sums a third. They find a change of one word
-    always, and content that is stale, torn, missing or of another slot but by a chance of 2**-32; only words that change
-    places within a block go unseen.
+    always, and content that is stale, torn, missing or of another slot but by a chance of 2**-32; only words that
+    change places within a block go unseen.
     """
     data = content.numpy()
     whole = len(data) // _BLOCK_BYTES * _BLOCK_BYTES

@@ -12,6 +12,7 @@ import fcntl
 import os
 import selectors
 import signal
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -139,21 +140,27 @@ class WorkerSupervisor:
     ) -> None:
         self._config = config
         self._logger = logger
-        self._ledger = Ledger(directory)
-        self._directory_lock = _lock_directory(directory)
+        with contextlib.ExitStack() as opened:
+            self._ledger = opened.enter_context(contextlib.closing(Ledger(directory)))
+            opened.callback(os.close, _lock_directory(directory))
+            self._memory = opened.enter_context(
+                contextlib.closing(
+                    SharedMemoryManager(config.timeout_s, num_slots=config.num_slots, slot_bytes=config.slot_bytes)
+                )
+            )
+            self._order = Fork(
+                target=target,
+                settings=settings,
+                directory=str(directory),
+                slot_bytes=self._memory.slot_bytes,
+                threads=config.threads,
+                is_idle=config.scheduling == "idle",
+                batch_max=config.batch_max,
+                ledger_days=config.ledger_days,
+            )
+            encode(self._order)  # too long settings are the caller's mistake, and said here
+            self._opened = opened.pop_all()
         self._quarantined = dict(self._ledger.quarantined())
-        self._memory = SharedMemoryManager(config.timeout_s, num_slots=config.num_slots, slot_bytes=config.slot_bytes)
-        self._order = Fork(
-            target=target,
-            settings=settings,
-            directory=str(directory),
-            slot_bytes=self._memory.slot_bytes,
-            threads=config.threads,
-            is_idle=config.scheduling == "idle",
-            batch_max=config.batch_max,
-            ledger_days=config.ledger_days,
-        )
-        encode(self._order)  # too long settings are the caller's mistake, and said here
         self._circuit = Circuit(config.deaths_max, config.deaths_window_s)
         self._nursery: Nursery | None = None
         self._active: _Worker | None = None
@@ -205,6 +212,7 @@ class WorkerSupervisor:
                 self._jobs.pop(task.task_id, None)
                 if isinstance(error, SlabFull):
                     self._memory.cleanup_stale_segments(worker_alive=True)
+                self._wake()  # `close` may be waiting for it
             raise
         with self._lock:
             if self._is_ended:  # meanwhile, and the future was told
@@ -221,7 +229,7 @@ class WorkerSupervisor:
                 self._start_at = 0.0
                 self._set_state(WorkerState.READY if self._active else WorkerState.RESTARTING)
                 self._logger.info("worker_resumed", "learning goes on", generation=self._generation)
-        self._wake()
+            self._wake()
 
     def release(self, task_id: str) -> None:
         """Take a task out of quarantine; it may be submitted again."""
@@ -247,7 +255,7 @@ class WorkerSupervisor:
             if self._close_by is None:
                 self._close_by = time.monotonic() + timeout_s
                 self._set_state(WorkerState.DRAINING)
-        self._wake()
+            self._wake()
         self._thread.join()
 
     def __enter__(self) -> WorkerSupervisor:
@@ -325,7 +333,11 @@ class WorkerSupervisor:
             self._set_state(WorkerState.RESTARTING)
         if self._nursery is None:
             # Here, because the nursery dies with the thread that started it.
-            self._nursery = Nursery(self._config.preload, self._config.threads)
+            try:
+                self._nursery = Nursery(self._config.preload, self._config.threads)
+            except OSError as error:  # no memory or no process left just now
+                self._record_death(f"the nursery could not be started: {error}")
+                return
             self._selector.register(self._nursery.channel, selectors.EVENT_READ, self._hear_nursery)
         if self._active is None and self._standby is not None and self._standby.is_warm and not self._standby.is_mute:
             self._active, self._standby = self._standby, None
@@ -508,8 +520,11 @@ class WorkerSupervisor:
 
     def _quarantine(self, job: _Job, reason: str) -> None:
         task_id = job.assign.task_id
-        self._ledger.quarantine(task_id, reason)
         self._quarantined[task_id] = reason
+        try:
+            self._ledger.quarantine(task_id, reason)
+        except sqlite3.Error as error:  # a full disk must not end learning: it is quarantined until the engine ends
+            self._logger.error("quarantine_not_stored", f"{self._ledger.path}: {error}", task_id=task_id)
         self._unsent.remove(job)
         del self._jobs[task_id]
         self._free(job.assign.tensors)
@@ -586,11 +601,10 @@ class WorkerSupervisor:
         self._jobs.clear()
         self._selector.close()
         os.close(self._wake_fd)
-        self._memory.close()
-        self._ledger.close()
-        os.close(self._directory_lock)
+        self._opened.close()
 
     def _wake(self) -> None:
+        """From any thread. With the lock: without it the descriptor may meanwhile have been closed and be another's."""
         if not self._is_ended:
             os.eventfd_write(self._wake_fd, 1)
 
