@@ -181,6 +181,7 @@ class FileLog:
         with self._changing():
             ahead.close()
             self._remove_leftovers()
+            self._disk.sync_directory(self._directory)  # or a power cut brings back files that hold what is erased
             if self._active is None or not self._active.is_zeroed or self._active.end > START:
                 self._begin(must_be_zeroed=True)
             return sum(erase(self._chain, segment, is_dead) for segment in self._chain.segments[:-1])
