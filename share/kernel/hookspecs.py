@@ -59,6 +59,11 @@ def register_indexes(register: Register) -> None:
 
 
 @hookspec
+def register_voters(register: Register) -> None:
+    """Kind `voter`: classes that make one answer of the policy's and those of similar experiences."""
+
+
+@hookspec
 def register_autolabelers(register: Register) -> None:
     """Kind `autolabeler`: functions `label(config, run)` that write labels for images."""
 
@@ -85,6 +90,7 @@ KINDS = {
     "task": register_tasks,
     "buffer": register_buffers,
     "index": register_indexes,
+    "voter": register_voters,
     "autolabeler": register_autolabelers,
     "online": register_onlines,
     "deployer": register_deployers,

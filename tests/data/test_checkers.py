@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from share.kernel.contracts.voting import AnswerType
 from share.kernel.data.checkers import (
     ANSWER_CHARACTERS_MAX,
+    canonical,
     choice,
     contains,
     edit_similarity,
@@ -100,3 +102,28 @@ def test_levenshtein_is_a_metric(first: str, second: str, third: str) -> None:
     assert levenshtein(first, second) == levenshtein(second, first)
     assert (levenshtein(first, second) == 0) == (first == second)
     assert levenshtein(first, third) <= levenshtein(first, second) + levenshtein(second, third)
+
+
+@pytest.mark.parametrize(
+    ("answer_type", "answers", "one"),
+    [
+        ("number", ["3", "3.0", "Three", "there are 3.", "+3e0"], "3"),
+        ("number", ["-0", "0", "zero"], "0"),
+        ("number", ["1,250", "1250.0"], "1250"),
+        ("number", ["3 or 4", "3 OR 4 "], "3 or 4"),
+        ("choice", ["B", "(b)", "b.", "B) the cat"], "b"),
+        ("choice", ["Neither", "neither."], "neither"),
+        ("text", ["Red  Car", "red car."], "red car"),
+        ("text", ["3", "3."], "3"),
+    ],
+)
+def test_answers_that_mean_the_same_have_one_canonical_form(
+    answer_type: AnswerType, answers: list[str], one: str
+) -> None:
+    assert {canonical(answer, answer_type) for answer in answers} == {one}
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=30), st.sampled_from(["text", "number", "choice"]))
+def test_a_canonical_answer_stays_as_it_is(answer: str, answer_type: AnswerType) -> None:
+    form = canonical(answer, answer_type)
+    assert canonical(form, answer_type) == form

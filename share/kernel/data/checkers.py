@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from share.kernel.contracts.voting import AnswerType
+
 ANSWER_CHARACTERS_MAX = 1_000
 """Longer answers score zero: it bounds the quadratic edit distance."""
 
@@ -29,6 +31,22 @@ def normalise(text: str) -> str:
     """Unicode compatibility form, case folded, white space collapsed, without punctuation at the ends."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(folded.split()).strip(" .,;:!?\"'`")
+
+
+def canonical(answer: str, answer_type: AnswerType) -> str:
+    """One spelling for all answers that mean the same: `3`, `3.0` and `Three` as numbers, `B` and `(b)` as choices.
+
+    What is not exactly one number, or no letter, is compared as text.
+    """
+    if answer_type == "number":
+        found = _numbers(answer)
+        if len(found) == 1:
+            return f"{found[0] + 0.0:.15g}"  # the sum makes -0 a 0
+    elif answer_type == "choice":
+        letter = _letter(answer)
+        if letter is not None:
+            return letter
+    return normalise(answer)
 
 
 def exact(answer: str, truth: str) -> float:
@@ -103,6 +121,7 @@ def _words_only(text: str) -> str:
 __all__ = [
     "ANSWER_CHARACTERS_MAX",
     "SIMILARITY_MIN",
+    "canonical",
     "choice",
     "contains",
     "edit_similarity",

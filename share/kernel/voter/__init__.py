@@ -1,0 +1,1 @@
+"""The voters that ship with Pixelis: one answer from the policy's and those of similar experiences."""
