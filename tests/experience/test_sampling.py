@@ -21,7 +21,7 @@ SHAPES = {
 
 def is_in_proportion(sampler: PrioritySampler, weights: np.ndarray, first: int = 0) -> None:  # type: ignore[type-arg]
     """Chi-squared over the rows, those that are expected less than ten times taken together."""
-    rows, probabilities = sampler.sample(200_000, np.random.default_rng(1))
+    rows, probabilities = sampler.sample(100_000, np.random.default_rng(1))
     assert probabilities == pytest.approx(weights[rows - first] / weights.sum(), rel=1e-9)
     expected = weights / weights.sum() * len(rows)
     counts = np.bincount(rows - first, minlength=len(weights)).astype(float)
@@ -36,7 +36,7 @@ def is_in_proportion(sampler: PrioritySampler, weights: np.ndarray, first: int =
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", [1, 64, 65, 5000, 270_000])
+@pytest.mark.parametrize("size", [1, 65, 5000, 270_000])
 def test_draws_are_in_proportion(shape: str, size: int) -> None:
     weights = SHAPES[shape](np.random.default_rng(0), size)
     weights[0] = max(weights[0], 0.5)

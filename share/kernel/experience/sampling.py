@@ -16,6 +16,9 @@ REJECTION_RATIO_MAX = 40.0
 """Greatest weight over mean weight up to which drawing and refusing is the faster way."""
 
 BRANCHES = 64
+DESCEND_AT_ONCE = 1024
+"""Draws of which the branches that are looked at stay in the processor's cache."""
+
 REFRESH_EVERY = 1 << 20
 """Weights that may be set before sum and greatest weight are counted anew: rounding adds up, maxima only grow."""
 
@@ -73,13 +76,16 @@ class PrioritySampler:
 
     def sample(self, n: int, random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """n independent draws: rows, and what probability a draw had of being it. None if all weights are 0."""
-        if self._total <= 0 or not self._weights[: self._used].any():
-            return np.empty(0, np.int64), np.empty(0)
+        if self._total <= 1e-9 * self._greatest:  # what rounding leaves of weights that are gone, or nearly so
+            self._refresh()
+            if self._total <= 0:
+                return np.empty(0, np.int64), np.empty(0)
         if self._is_bounded():
             self._levels = None
             at_N = self._reject(n, random)
         else:
-            at_N = self._descend(n, random)
+            parts = [self._descend(min(DESCEND_AT_ONCE, n - done), random) for done in range(0, n, DESCEND_AT_ONCE)]
+            at_N = np.concatenate(parts) if parts else np.empty(0, np.int64)
         return at_N + self._first, self._weights[at_N] / self._total
 
     def _is_bounded(self) -> bool:
