@@ -65,6 +65,13 @@ def test_numbers_alarms_and_phases_are_read_with_their_steps(tmp_path: Path) -> 
     assert measured.phases == ((2, "coherence"),)
 
 
+def test_what_became_of_a_stage_is_named_with_it(tmp_path: Path) -> None:
+    logger = _log(tmp_path)
+    logger.info("train.phase", "", step=50, phase="advance", stage="format")
+    logger.close()
+    assert read_measured(tmp_path / "events.jsonl").phases == ((50, "format: advance"),)
+
+
 def test_a_resumed_run_counts_the_later_record_of_a_step_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     lines = [{"event": "train.step", "step": step, "loss": value} for step, value in ((1, 9.0), (2, 8.0), (1, 5.0))]

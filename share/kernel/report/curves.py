@@ -144,7 +144,8 @@ def read_measured(events: Path) -> Measured:
             if event.startswith("alarm."):
                 alarms.add((step, event.removeprefix("alarm.").replace("_", " ")))
             elif event == "train.phase":
-                phases[step] = str(record.get("phase", "next phase"))
+                named = (str(record[key]) for key in ("stage", "phase") if key in record)
+                phases[step] = ": ".join(named) or "next phase"
             elif event.startswith("train."):
                 for key, value in record.items():
                     if key != "step" and _is_finite(value):
