@@ -13,16 +13,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-import numpy as np
-
 from share.kernel.contracts.experience import RecordType
 from share.kernel.contracts.kinds import RecordLog
-from share.kernel.errors import BufferProblem, BufferUnavailable, ExperienceRefused
+from share.kernel.errors import BufferFenced, BufferProblem, BufferUnavailable, ExperienceRefused
 from share.kernel.experience.live import LivePage
 from share.kernel.experience.lock import WriterLock
 from share.kernel.experience.memory import Memory
 from share.kernel.experience.problem import problem
-from share.kernel.experience.replay import add, change
+from share.kernel.experience.replay import add, change, stacked
 from share.kernel.experience.requests import Batch, Request
 from share.kernel.experience.vectors import Vectors
 
@@ -55,6 +53,7 @@ class Committer:
         self._num_callers = 1  # that were there lately
         self._sync_s = 0.0
         self._broken = ""
+        self._fenced = ""
 
     @property
     def durable(self) -> int:
@@ -169,17 +168,21 @@ class Committer:
     def _write(self, batch: Batch) -> None:
         if self._broken:
             raise BufferUnavailable(self._broken)
-        self._lock.check()
-        memory = self._memory
+        if self._fenced:
+            raise BufferFenced(self._fenced)
         if batch.heads:
             try:  # before it counts, or a full disk would be found out too late
-                self._vectors.append(memory.table.stop, np.stack([head.embedding for head in batch.heads]))
+                self._vectors.append(self._memory.table.stop, stacked(batch.heads))
             except OSError as error:
                 raise problem(error, f"{self._vectors.path}: cannot be written") from error
         started = time.perf_counter()
         locations = self._log.append(batch.records)
         self._sync_s = time.perf_counter() - started
-        self._lock.check()
+        try:
+            self._lock.check()
+        except BufferFenced as error:  # it is in a log that nobody reads on from here
+            self._fenced = str(error)
+            raise
         self._apply(batch, locations)
         self._live.publish(batch.next_sequence + len(locations) - 1)
         self.num_syncs += 1

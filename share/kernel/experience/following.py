@@ -16,7 +16,7 @@ from share.kernel.experience.followed import FollowedVectors
 from share.kernel.experience.manifest import Manifest
 from share.kernel.experience.memory import Memory
 from share.kernel.experience.opening import VectorWriter, fill, load_base
-from share.kernel.experience.replay import replay
+from share.kernel.experience.replay import replay, stacked
 from share.kernel.experience.retrieval import Retriever
 from share.kernel.experience.state import catch_up, load_state
 from share.kernel.experience.table import Rows, Table
@@ -39,7 +39,7 @@ class Following:
 
     def added(self, first_row: int, heads: Sequence[Head]) -> None:
         """See `Follower`."""
-        self._vectors.append(first_row, np.stack([head.embedding for head in heads]))
+        self._vectors.append(first_row, stacked(heads))
         self.memory.added(first_row, heads)
 
     def removed(self, rows: Rows) -> None:

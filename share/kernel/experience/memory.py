@@ -19,6 +19,7 @@ from share.kernel.contracts.run import Metric
 from share.kernel.errors import ExperienceRefused
 from share.kernel.experience.codec import Head, decode_experience
 from share.kernel.experience.config import PriorityConfig
+from share.kernel.experience.replay import stacked
 from share.kernel.experience.retrieval import RecallMonitor, Retriever
 from share.kernel.experience.sampling import PrioritySampler, importance_weights
 from share.kernel.experience.table import Columns, Rows, Table
@@ -56,10 +57,7 @@ class Memory:
 
     def added(self, first_row: int, heads: Sequence[Head]) -> None:
         """See `Follower`; the vectors are written already."""
-        if len(heads) == 1:
-            self.retriever.append(first_row, heads[0].embedding[None])
-        else:
-            self.retriever.append(first_row, np.stack([head.embedding for head in heads]))
+        self.retriever.append(first_row, stacked(heads))
         if self._sampler is not None:
             self.weighed(np.arange(first_row, first_row + len(heads)))
 

@@ -29,6 +29,7 @@ from share.kernel.experience.lock import WriterLock
 from share.kernel.experience.manifest import Manifest, clean
 from share.kernel.experience.memory import Memory
 from share.kernel.experience.problem import problem
+from share.kernel.experience.replay import stacked
 from share.kernel.experience.retrieval import RecallMonitor, Retriever
 from share.kernel.experience.state import State, catch_up, load_state
 from share.kernel.experience.table import Rows
@@ -131,7 +132,7 @@ class VectorWriter:
         self._vectors = vectors
 
     def added(self, first_row: int, heads: Sequence[Head]) -> None:
-        self._vectors.append(first_row, np.stack([head.embedding for head in heads]))
+        self._vectors.append(first_row, stacked(heads))
 
     def removed(self, rows: Rows) -> None:
         pass

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from share.kernel.contracts.experience import Record, RecordType
 from share.kernel.experience.codec import Head, decode_changes, read_head
 from share.kernel.experience.table import Rows, Table
@@ -56,6 +59,11 @@ def replay(
         last = sequences[-1]
         add(table, sequences, locations, heads, follower)
     return last
+
+
+def stacked(heads: Sequence[Head]) -> NDArray[np.float32]:
+    """Their embeddings, shape (N, D)."""
+    return heads[0].embedding[None] if len(heads) == 1 else np.stack([head.embedding for head in heads])
 
 
 def add(
@@ -118,4 +126,4 @@ def change(
         follower.weighed(rows)
 
 
-__all__ = ["RUN_MAX", "Follower", "add", "change", "replay"]
+__all__ = ["RUN_MAX", "Follower", "add", "change", "replay", "stacked"]
