@@ -114,6 +114,30 @@ class TaskQuarantined(TransportError):
     """The task killed too many workers and is not tried again until an operator releases it."""
 
 
+class GateMismatch(PixelisError):
+    """A decision of the gate does not follow from what the log says before it. The message names request and field."""
+
+
+class AuditBroken(PixelisError):
+    """The audit log is not what was written: changed, cut, reordered, or its head is lost. The message says where."""
+
+
+class AuditUnavailable(PixelisError):
+    """The audit log cannot be written now, so what was to be done must not be done. The message says why."""
+
+
+class ReviewProblem(PixelisError):
+    """Base of what can go wrong with the review queue."""
+
+
+class UnknownReview(ReviewProblem):
+    """No task of that id is waiting for review or was decided: never queued, expired, or erased."""
+
+
+class ReviewConflict(ReviewProblem):
+    """The task was decided the other way, or another reviewer holds it. The first decision stands."""
+
+
 class Interrupted(PixelisError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
 
