@@ -339,6 +339,7 @@ class SimulatedDisk:
         crash_after: int | None = None,
     ) -> None:
         self.root = root
+        self._root_length = len(str(root))
         self.calls: list[Call] = []
         self.observe = observe
         self.crash_after = crash_after
@@ -404,7 +405,9 @@ class SimulatedDisk:
 
     def _find(self, path: Path) -> _Inode | _Directory | None:
         node: _Inode | _Directory | None = self._top
-        for part in path.relative_to(self.root).parts:
+        for part in str(path)[self._root_length :].split("/"):
+            if not part:
+                continue
             node = node.entries.get(part) if isinstance(node, _Directory) else None
         return node
 

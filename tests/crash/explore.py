@@ -19,6 +19,7 @@ from random import Random
 from typing import Protocol
 
 from share.kernel.errors import BufferProblem
+from tests.crash.buffer import BufferCheck, BufferWorld
 from tests.crash.disk import Image
 from tests.crash.log import LogCheck, LogWorld, Point, file_storage
 from tests.crash.model import Violation
@@ -165,7 +166,10 @@ def explore_workload(
             progress(explored)
 
 
-SUBJECTS = {"log": Subject("log", lambda seed: LogWorld(file_storage, seed), lambda: LogCheck(file_storage))}
+SUBJECTS = {
+    "log": Subject("log", lambda seed: LogWorld(file_storage, seed), lambda: LogCheck(file_storage)),
+    "buffer": Subject("buffer", lambda seed: BufferWorld(file_storage, seed), lambda: BufferCheck(file_storage)),
+}
 """What `--of` can name."""
 
 

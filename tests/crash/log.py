@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from share.kernel.buffer.file import FileStorage, FileStorageConfig
 from share.kernel.contracts.experience import Record, RecordType
@@ -17,7 +17,7 @@ from share.kernel.errors import BufferFenced, BufferFull, BufferProblem, BufferU
 from share.kernel.experience.disk import Disk, File
 from share.kernel.experience.frame import pack_frame
 from tests.crash.disk import FAULTS, Call, FailsAt, Fault, Frozen, Image, Interposed, SimulatedDisk
-from tests.crash.model import LogModel, Violation, Written
+from tests.crash.model import BufferModel, LogModel, Violation, Written
 
 ROOT = Path("/simulated")
 DIRECTORY = ROOT / "buffer"
@@ -62,7 +62,7 @@ class Point:
 
     call: Call
     frozen: Frozen
-    model: LogModel
+    model: LogModel | BufferModel
 
 
 class Killed(BaseException):
@@ -318,7 +318,7 @@ class LogCheck:
     def __call__(self, image: Image, point: Point, *, deep: bool) -> None:
         """Raises Violation. If `deep`, `points` are the crash points of the recovery afterwards."""
         self.points = []
-        self.model = point.model.copy()
+        self.model = cast(LogModel, point.model).copy()
         self.disk = SimulatedDisk(ROOT, image, observe=self._observe if deep else None)
         self._check_erased(image)
         self._check_reader()

@@ -223,33 +223,50 @@ class BufferModel:
         self.now = BufferState()
         """What the living writer knows."""
 
+        self.capacity = 0
+        """That every writer opens the buffer with from now on."""
+
+        self.added: set[int] = set()
+        """Numbers that were ever to be added."""
+
         self.gone: set[int] = set()
         """Numbers whose bytes have been erased from every file."""
 
     def copy(self) -> BufferModel:
         copy = BufferModel()
-        copy.states, copy.now, copy.gone = [*self.states], self.now, set(self.gone)
+        copy.states, copy.now, copy.capacity = [*self.states], self.now, self.capacity
+        copy.added, copy.gone = set(self.added), set(self.gone)
         return copy
 
     def key(self) -> bytes:
         """Equal for equal promises."""
-        return _digest(self.states, self.now, sorted(self.gone))
+        return _digest(self.states, self.now, self.capacity, sorted(self.gone))
 
-    def begin(self, states: Sequence[BufferState]) -> None:
+    def begin(self, states: Sequence[BufferState], added: Collection[int] = ()) -> None:
         self.states += states
+        self.added |= set(added)
 
     def acknowledge(self, state: BufferState) -> None:
         self.states = [state]
         self.now = state
 
+    def compacted(self) -> None:
+        """Everything that is not alive has been erased, if it is known not to be: not what was never acknowledged."""
+        maybe = {item.number for state in self.states for item in state.items}
+        self.gone = self.added - maybe
+
+    def set_capacity(self, capacity: int) -> None:
+        """A writer that opens the buffer with it evicts at once."""
+        self.capacity = capacity
+
     def adopt(self, found: BufferState) -> None:
         """Another writer has found this, perhaps in memory only. Raises Violation."""
         for number, state in enumerate(self.states):
-            if _is_like(state, found):
+            if _is_like(state.with_capacity(self.capacity), found):
                 self.states = [*self.states[:number], found]
                 self.now = found
                 return
-        promised, last = self.states[0], self.states[-1]
+        promised, last = self.states[0].with_capacity(self.capacity), self.states[-1]
         kind = "lost" if {i.number for i in promised.items} - {i.number for i in found.items} else "resurrected"
         raise Violation(
             kind,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pytest
 
 from share.kernel.buffer import chain, file, segment
@@ -23,8 +24,11 @@ from share.kernel.buffer.file import FileLog
 from share.kernel.buffer.segment import Placed
 from share.kernel.contracts.experience import Record, RecordType
 from share.kernel.errors import BufferUnavailable
+from share.kernel.experience import opening, requests, state
 from share.kernel.experience.disk import Disk, File, opened
 from share.kernel.experience.frame import HEADER, HEADER_BYTES, Frame, frame_bytes, last_of_hole, pack_frame
+from share.kernel.experience.table import Table
+from share.kernel.experience.vectors import Vectors
 from tests.crash.disk import Call, Interposed
 
 Perform = Callable[[], object]
@@ -174,6 +178,24 @@ def is_rename(call: Call, names: Names) -> bool:
     return call.name == "rename"
 
 
+class SyncAfter:
+    """Picks a sync of a directory that follows a call to a file, unless that one followed the call `but`."""
+
+    def __init__(self, name: str, prefix: str, but: str) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.but = but
+        self.last = ("", "", "")
+
+    def __call__(self, call: Call, names: Names) -> bool:
+        if call.name in {"names", "open", "open to write", "read", "map"}:
+            return False
+        before, name, path = self.last
+        self.last = (name, call.name, call.path)
+        is_after = name == self.name and Path(path).name.startswith(self.prefix) and before != self.but
+        return call.name == "sync_directory" and is_after
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A mistake: `mutate` is between the code and its disk, `patch` replaces a function of the code."""
@@ -215,7 +237,7 @@ def _going_on_in_the_last_segment(monkeypatch: pytest.MonkeyPatch) -> None:
             path = chain.segment_path(log._directory, last.ordinal)
             opened = log._disk.open(path, write=True)
             log._active = file._Active(last, opened, Blank(path, opened.size))
-            log._active.end = last.end
+            log._active.end = last.end or 0
 
     monkeypatch.setattr(file.FileLog, "_recover", and_go_on)
 
@@ -346,7 +368,70 @@ LOG_MUTANTS = (
     Mutant("segments go before it is said that they do not count", patch=_unlinking_before_the_commit),
     Mutant("a segment is reused while it has its name", patch=_reusing_before_the_commit),
     Mutant("compaction zeroes payloads in place", patch=_erasing_in_place_without_a_new_file),
+    Mutant(
+        "compaction does not make it durable that the spare is gone", dropping(SyncAfter("unlink", "next-", "link"))
+    ),
 )
 
 
-__all__ = ["LOG_MUTANTS", "Mutant"]
+def is_vectors_sync(call: Call, names: Names) -> bool:
+    return call.name == "sync" and names.of(call).startswith("vectors-")
+
+
+def _removal_in_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removal is acknowledged and applied, and its record names nothing."""
+    change = requests.Batch._change
+
+    def forgetful(batch: requests.Batch, type_: RecordType, rows: Sequence[int], *values: Any) -> None:
+        change(batch, type_, [] if type_ is RecordType.REMOVE else rows, *values)
+
+    monkeypatch.setattr(requests.Batch, "_change", forgetful)
+
+
+def _replaying_from(shift: int) -> Callable[[pytest.MonkeyPatch], None]:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        load = state.load_state
+
+        def shifted(*args: Any, **options: Any) -> state.State:
+            loaded = load(*args, **options)
+            return replace(loaded, covers=loaded.covers + shift) if loaded.covers else loaded
+
+        monkeypatch.setattr(opening, "load_state", shifted)
+
+    return patch
+
+
+def _truncating_what_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is cut where the snapshot ends, as if that held the experiences."""
+    monkeypatch.setattr(Table, "oldest_sequence", lambda self, otherwise: otherwise)
+
+
+def _no_eviction_at_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recovery brings back what had been evicted."""
+    real = state.catch_up
+
+    def greedy(loaded: state.State, *args: Any, **options: Any) -> int:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Table, "_evict", lambda table: np.empty(0, np.int64))
+            return real(loaded, *args, **options)
+
+    monkeypatch.setattr(opening, "catch_up", greedy)
+
+
+BUFFER_MUTANTS = (
+    Mutant("an add is not synced", dropping(is_append_sync)),
+    Mutant("no directory is synced at all", dropping(is_directory_sync)),
+    Mutant("vectors are not synced before the manifest names them", dropping(is_vectors_sync)),
+    Mutant("a removal is not in the log", patch=_removal_in_memory_only),
+    Mutant("replay begins one record too late", patch=_replaying_from(1)),
+    Mutant("replay begins one record too early", patch=_replaying_from(-1)),
+    Mutant("the log is truncated before the oldest that lives", patch=_truncating_what_lives),
+    Mutant("replay does not evict", patch=_no_eviction_at_replay),
+    Mutant(
+        "compaction leaves the rows of the dead", patch=lambda m: m.setattr(Vectors, "zero", lambda self, rows: None)
+    ),
+    Mutant("compaction does not make deletions durable", dropping(SyncAfter("sync", "vectors-", ""))),
+)
+
+
+__all__ = ["BUFFER_MUTANTS", "LOG_MUTANTS", "Mutant"]
