@@ -91,11 +91,22 @@ def test_the_starter_reads_what_it_is_shown_when_someone_else_zooms(starter, reg
     assert sum(likely) >= 34
 
 
-def test_the_command_makes_a_policy_directory_that_loads(tmp_path):
-    arguments = ["--output", str(tmp_path / "made"), "--share", "0.0005"]
+def test_the_command_makes_a_policy_that_loads_and_goes_on_after_the_last_kept_stage(tmp_path):
+    made = tmp_path / "made"
+    arguments = ["--output", str(made), "--share", "0.0005"]
     command = [sys.executable, "-m", "share.kernel.policy.starter.make", *arguments]
     subprocess.run(command, check=True, capture_output=True, timeout=250)
-    assert load_policy(PolicyConfig(path=str(tmp_path / "made"), device="cpu")).backbone is not None
+    assert load_policy(PolicyConfig(path=str(made), device="cpu")).backbone is not None
+    for name in ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        assert json.loads((made / name).read_text()) == json.loads((STARTER / name).read_text())
+    weights = (made / "model.safetensors").read_bytes()
+    kept = [made / "stages" / f"{stage}.safetensors" for stage in ("eyes", "places")]
+    written = [path.stat().st_mtime_ns for path in kept]
+    for path in set((made / "stages").iterdir()) - set(kept):
+        path.unlink()
+    subprocess.run(command, check=True, capture_output=True, timeout=250)
+    assert [path.stat().st_mtime_ns for path in kept] == written
+    assert (made / "model.safetensors").read_bytes() == weights
 
 
 def zoom_in(registry):
