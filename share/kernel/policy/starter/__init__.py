@@ -2,7 +2,8 @@
 
 The files beside this one (config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja,
 preprocessor_config.json, generation_config.json, model.safetensors) are what
-`python -m share.kernel.policy.starter.make --output DIR` wrote, and nothing else trained them.
+`python -m share.kernel.policy.starter.make --output DIR` wrote, and nothing else trained them. That run was made in two
+sittings: the stage `aim` was added after the stages before it, which were kept, had been trained.
 """
 
 from __future__ import annotations
