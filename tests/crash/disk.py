@@ -247,10 +247,13 @@ class Frozen:
             for node in self.nodes.values()
         )
 
-    def images(self, rng: Random, count: int) -> Iterator[Image]:
-        """At most `count` different disks that may be found, the plain extremes first."""
+    def images(self, rng: Random, count: int, *, shuffled: bool = False) -> Iterator[Image]:
+        """At most `count` different disks that may be found, the plain extremes first unless they are `shuffled`."""
         seen: set[bytes] = set()
-        for kind, choose in self._choices(rng, count * 3):
+        choices = list(self._choices(rng, count * 3))
+        if shuffled:
+            rng.shuffle(choices)
+        for kind, choose in choices:
             image = self._image(kind, choose, rng)
             key = image.key()
             if key not in seen:

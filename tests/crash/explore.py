@@ -145,7 +145,7 @@ def explore_workload(
     explored.crash_points += len(world.points)
     explored.by_move.update(move.split()[0] for move in world.moves)
     for number, point in enumerate(world.points, 1):
-        for image in point.frozen.images(rng, depth.images):
+        for image in point.frozen.images(rng, depth.images, shuffled=True):
             if not explored.is_new(image, point):
                 continue
             check = subject.check()
@@ -153,7 +153,7 @@ def explore_workload(
             try:
                 check(image, point, deep=rng.random() < depth.share_of_recoveries)
                 for inner in check.points:
-                    for again in inner.frozen.images(rng, depth.images_of_recovery):
+                    for again in inner.frozen.images(rng, depth.images_of_recovery, shuffled=True):
                         if explored.is_new(again, inner):
                             explored.of_recovery += 1
                             place = (

@@ -203,6 +203,8 @@ class Mutant:
     name: str
     mutate: Callable[[Disk], Disk] = lambda disk: disk
     patch: Callable[[pytest.MonkeyPatch], None] = lambda monkeypatch: None
+    is_slow: bool = False
+    """Noticing it takes many states, or has not been timed: part of the long form."""
 
 
 def _header_with(**other: Callable[[dict[str, int]], int]) -> Callable[[pytest.MonkeyPatch], None]:
@@ -369,7 +371,9 @@ LOG_MUTANTS = (
     Mutant("a segment is reused while it has its name", patch=_reusing_before_the_commit),
     Mutant("compaction zeroes payloads in place", patch=_erasing_in_place_without_a_new_file),
     Mutant(
-        "compaction does not make it durable that the spare is gone", dropping(SyncAfter("unlink", "next-", "link"))
+        "compaction does not make it durable that the spare is gone",
+        dropping(SyncAfter("unlink", "next-", "link")),
+        is_slow=True,
     ),
 )
 
@@ -421,16 +425,18 @@ def _no_eviction_at_replay(monkeypatch: pytest.MonkeyPatch) -> None:
 BUFFER_MUTANTS = (
     Mutant("an add is not synced", dropping(is_append_sync)),
     Mutant("no directory is synced at all", dropping(is_directory_sync)),
-    Mutant("vectors are not synced before the manifest names them", dropping(is_vectors_sync)),
+    Mutant("vectors are not synced before the manifest names them", dropping(is_vectors_sync), is_slow=True),
     Mutant("a removal is not in the log", patch=_removal_in_memory_only),
-    Mutant("replay begins one record too late", patch=_replaying_from(1)),
-    Mutant("replay begins one record too early", patch=_replaying_from(-1)),
-    Mutant("the log is truncated before the oldest that lives", patch=_truncating_what_lives),
-    Mutant("replay does not evict", patch=_no_eviction_at_replay),
+    Mutant("replay begins one record too late", patch=_replaying_from(1), is_slow=True),
+    Mutant("replay begins one record too early", patch=_replaying_from(-1), is_slow=True),
+    Mutant("the log is truncated before the oldest that lives", patch=_truncating_what_lives, is_slow=True),
+    Mutant("replay does not evict", patch=_no_eviction_at_replay, is_slow=True),
     Mutant(
-        "compaction leaves the rows of the dead", patch=lambda m: m.setattr(Vectors, "zero", lambda self, rows: None)
+        "compaction leaves the rows of the dead",
+        patch=lambda m: m.setattr(Vectors, "zero", lambda self, rows: None),
+        is_slow=True,
     ),
-    Mutant("compaction does not make deletions durable", dropping(SyncAfter("sync", "vectors-", ""))),
+    Mutant("compaction does not make deletions durable", dropping(SyncAfter("sync", "vectors-", "")), is_slow=True),
 )
 
 

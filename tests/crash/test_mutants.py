@@ -12,7 +12,11 @@ from tests.crash.mutants import BUFFER_MUTANTS, LOG_MUTANTS, Mutant
 STATES_MAX = 4000
 
 
-@pytest.mark.parametrize("mutant", LOG_MUTANTS, ids=lambda mutant: mutant.name)
+def each(mutants: tuple[Mutant, ...]) -> list[object]:
+    return [pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.is_slow else []) for one in mutants]
+
+
+@pytest.mark.parametrize("mutant", each(LOG_MUTANTS))
 def test_a_mistake_of_the_log_is_noticed(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.patch(monkeypatch)
     subject = Subject(
@@ -25,7 +29,7 @@ def test_a_mistake_of_the_log_is_noticed(mutant: Mutant, monkeypatch: pytest.Mon
     assert found.value.kind != "broken", found.value
 
 
-@pytest.mark.parametrize("mutant", BUFFER_MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", each(BUFFER_MUTANTS))
 def test_a_mistake_of_the_buffer_is_noticed(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.patch(monkeypatch)
     subject = Subject(
@@ -34,5 +38,5 @@ def test_a_mistake_of_the_buffer_is_noticed(mutant: Mutant, monkeypatch: pytest.
         lambda: BufferCheck(file_storage, mutate=mutant.mutate),
     )
     with pytest.raises(Found) as found:
-        explore(subject, STATES_MAX, depth=Depth(images=2, share_of_recoveries=0.0))
+        explore(subject, STATES_MAX, depth=Depth(images=3, share_of_recoveries=0.0))
     assert found.value.kind != "broken", found.value
