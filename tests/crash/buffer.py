@@ -6,6 +6,7 @@ Locks and the live page are real files in a directory of the machine; all else i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -375,7 +376,8 @@ class BufferCheck:
             self.points.append(Point(Call(0, "recovered", ""), self.disk.freeze(), self.model.copy()))
         session.die()
         session = self._recover()
-        number = 10**6
+        taken = {item.number for item in self.model.now.items}  # by an earlier crash of this very check
+        number = next(free for free in itertools.count(10**6) if free not in taken)
         state = self.model.now.add(Item(number, None, FIRST_PRIORITY))
         self.model.begin([state], [number])
         [sequence] = session.buffer.add_many([made(number)])

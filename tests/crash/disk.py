@@ -153,6 +153,18 @@ class _Inode:
                 if change.is_durable:
                     change.apply(self.content)
 
+    def reread(self) -> None:
+        """What an earlier sync failed over is on the disk or not, and now one can see which."""
+        if not any(change.is_doubtful for change in self.changes):
+            return
+        content = bytearray(self.base)
+        for change in self.changes:
+            if not change.is_doubtful or change.order % 2:
+                change.apply(content)
+        if all(change.is_doubtful or change.is_durable for change in self.changes):
+            self.base, self.changes = bytes(content), []
+            self.content = content
+
 
 @dataclass(frozen=True, slots=True)
 class _EntryChange:
@@ -539,6 +551,10 @@ class SimulatedFile:
             self._inode.settle()
             self._disk._end("sync", self._path)
 
+    def reread(self) -> None:
+        with self._disk._lock:
+            self._inode.reread()
+
     def map(self) -> memoryview:
         with self._disk._lock:
             self._begin()
@@ -637,6 +653,9 @@ class InterposedFile:
 
     def sync(self) -> None:
         self._through("sync", self._file.sync)
+
+    def reread(self) -> None:
+        self._file.reread()
 
     def map(self) -> memoryview:
         return cast(memoryview, self._through("map", self._file.map))

@@ -30,7 +30,7 @@ def sqlite_storage(random: Random) -> Storage:
 def test_a_buffer_survives_a_power_cut_at_any_call() -> None:
     explored = explore(SUBJECTS["buffer"], 500, depth=Depth(images=2, images_of_recovery=2, share_of_recoveries=0.01))
     assert {"write", "sync", "link", "sync_directory", "create", "unlink", "rename"} <= set(explored.by_call)
-    assert {"add", "remove", "rebuild", "snapshot", "cut", "close", "open"} <= set(explored.by_move)
+    assert {"add", "remove", "snapshot", "compact", "cut", "close", "open"} <= set(explored.by_move)
 
 
 @pytest.mark.slow

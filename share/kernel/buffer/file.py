@@ -200,10 +200,13 @@ class FileLog:
             return
         last = self._chain.segments[-1]
         with reading(self._directory), self._chain.files.borrowed(last.ordinal) as file:
+            # Its last records may be in memory only; and what a writer whose sync failed has left there may never be on
+            # the disk, however often one syncs. The end of the log is what the disk itself holds.
+            file.sync()
+            file.reread()
             tail = find_tail(file, last.header)
             if tail.damage is not None:
                 raise self._chain.damage(last.ordinal, tail.damage, tail.next_sequence)
-            file.sync()  # its last records may have been read from memory only
         if tail.torn:
             path = str(segment_path(self._directory, last.ordinal))
             self._cut = Finding(path, tail.end, f"{tail.torn} bytes that were never acknowledged", is_loss=False)

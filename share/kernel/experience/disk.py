@@ -43,6 +43,13 @@ class File(Protocol):
         """Content and size are durable at return. After an OSError nothing since the last sync is to be trusted."""
         ...
 
+    def reread(self) -> None:
+        """Let later reads see what is on the disk, as far as the system can: it keeps what a failed sync did not write.
+
+        To be called after a sync that succeeded.
+        """
+        ...
+
     def map(self) -> memoryview:
         """The content as it is now and, on a real disk, as it becomes; read only; empty for an empty file."""
         ...
@@ -127,6 +134,9 @@ class RealFile:
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
+
+    def reread(self) -> None:
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def map(self) -> memoryview:
         size = self.size
