@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ from share.kernel.transport.messages import (
     Ready,
     TakeOver,
     Warm,
+    readable,
 )
 
 INFO = SharedMemoryInfo("slot3.17", (2, 0), torch.bfloat16, datetime.now(UTC), 0, 3, 17, 0)
@@ -136,3 +139,19 @@ def test_a_pair_blocks_only_at_the_worker_s_end() -> None:
         assert ours.receive(wait=False) is None
         assert theirs.type == socket.SOCK_SEQPACKET
     ours.close()
+
+
+def test_a_descriptor_beyond_a_thousand_can_be_waited_for() -> None:
+    reading, writing = os.pipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 2000), hard), hard))
+        high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1500)
+        assert readable([high], 0) == set()
+        os.write(writing, b"x")
+        assert readable([high]) == {high}
+        os.close(high)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(reading)
+        os.close(writing)

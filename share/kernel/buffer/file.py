@@ -90,7 +90,11 @@ class FileLog:
         self._next_sequence = 1
         self._epoch = chain.segments[-1].header.epoch if chain.segments else 0
         if ahead is not None:
-            self._recover()
+            try:
+                self._recover()
+            except BaseException:
+                self._chain.files.forget()
+                raise
 
     @property
     def next_sequence(self) -> int:

@@ -7,9 +7,10 @@ with the worker before or after it, so one that was killed in the middle of a wo
 from __future__ import annotations
 
 import json
+import select
 import socket
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -207,6 +208,17 @@ def encode(message: Message) -> bytes:
     return data
 
 
+def readable(descriptors: Iterable[int], timeout_ms: int | None = None) -> set[int]:
+    """Which of the descriptors can be read, or have ended; waits for one without a timeout.
+
+    Not `select.select`, which refuses descriptors from 1,024 on: an engine has as many connections as it has.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(timeout_ms)}
+
+
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "Assign",
@@ -225,4 +237,5 @@ __all__ = [
     "TakeOver",
     "Warm",
     "encode",
+    "readable",
 ]

@@ -11,7 +11,6 @@ import gc
 import importlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from share.kernel.transport.messages import Born, Channel, Died, Failed, Fork, Packet
+from share.kernel.transport.messages import Born, Channel, Died, Failed, Fork, Packet, readable
 from share.kernel.transport.worker import die_with_parent, work
 
 _START = (
@@ -85,13 +84,13 @@ def serve(fd: int, engine_pid: int, preload: Sequence[str]) -> None:
     children: dict[int, int] = {}  # pidfd: pid
     with contextlib.suppress(EOFError):
         while True:
-            readable, _, _ = select.select([channel.fileno(), *children], [], [])
-            for pidfd in children.keys() & readable:
+            ready = readable([channel.fileno(), *children])
+            for pidfd in children.keys() & ready:
                 pid = children.pop(pidfd)
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 os.close(pidfd)
                 channel.send(Died(pid, status))
-            if channel.fileno() in readable:
+            if channel.fileno() in ready:
                 packet = channel.receive(wait=True)
                 assert packet is not None
                 pid = _fork(channel, packet)

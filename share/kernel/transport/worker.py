@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import importlib
 import os
-import select
 import signal
 import socket
 import time
@@ -42,6 +41,7 @@ from share.kernel.transport.messages import (
     TakeOver,
     Warm,
     encode,
+    readable,
 )
 
 _PR_SET_PDEATHSIG = 1
@@ -144,13 +144,13 @@ class _Worker:
 
     def _is_asked_to_leave(self) -> bool:
         """Whether SIGTERM came. What is waiting is sent again to the next worker."""
-        return bool(select.select([self._term], [], [], 0)[0])
+        return bool(readable([self._term.fileno()], 0))
 
     def _take(self) -> None:
         """Read what there is; wait only when there is nothing to do."""
         while len(self._waiting) < self._batch_max and not self._is_last:
             if not self._waiting:
-                select.select([self._channel.fileno(), self._term.fileno()], [], [])
+                readable([self._channel.fileno(), self._term.fileno()])
             packet = self._channel.receive(wait=False)
             if packet is None:
                 return
