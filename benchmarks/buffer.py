@@ -215,9 +215,7 @@ def recovery(directory: Path, rows: int | None) -> None:
         buffer.rebuild()
     opened = _in_child(_open_and_search, directory / "ours")
     print(f"{count} records, {size} bytes of log: opened and searched after {replayed[0]:.2f} s from the log alone,")
-    print(
-        f"  {1000 * opened[0]:.0f} ms with snapshot and index; resident beyond shared pages {opened[1] / 1e9:.2f} GB after 100 searches"
-    )
+    print(f"  {1000 * opened[0]:.0f} ms with snapshot and index; private {opened[1] / 1e9:.2f} GB after 100 searches")
 
 
 def memory(directory: Path, rows: int | None) -> None:
@@ -229,9 +227,7 @@ def memory(directory: Path, rows: int | None) -> None:
             _fill(buffer, np.random.default_rng(0), count, text_bytes=200, dimension=dimension)
             buffer.rebuild()
         seconds, resident = _in_child(_open_and_search, place)
-        print(
-            f"{count} x {dimension}: {resident / 1e9:.2f} GB resident beyond shared pages, opened in {1000 * seconds:.0f} ms"
-        )
+        print(f"{count} x {dimension}: {resident / 1e9:.2f} GB private, opened in {1000 * seconds:.0f} ms")
         shutil.rmtree(place)
 
 
