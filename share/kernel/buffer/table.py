@@ -80,6 +80,7 @@ class TableLog:
         self._generation = 0
         self._scanned = 0  # where the last scan stopped
         self._users = 0
+        self._is_changing = False
         self._unused = threading.Condition()
         self._fenced = ""
         self._is_settled = False
@@ -303,14 +304,22 @@ class TableLog:
         with reading(self._directory):
             names = self._disk.names(self._directory)
         generations = sorted(int(name) for name in names if len(name) == DIGITS and name.isdecimal())
-        if generations and generations[-1] != self._generation:
+        if generations and generations[-1] > self._generation:
             with self._unused:
-                self._unused.wait_for(lambda: not self._users)
-                if self._table is not None:
-                    self._table.close()
-                    self._table = None
-                self._generation = generations[-1]
-                self._table = self._open_table(self._path(), self._to_write)
+                self._unused.wait_for(lambda: not self._is_changing)
+                if generations[-1] <= self._generation:  # another thread was faster
+                    return
+                self._is_changing = True  # readers that come without end would keep it waiting for ever
+                try:
+                    self._unused.wait_for(lambda: not self._users)
+                    if self._table is not None:
+                        self._table.close()
+                        self._table = None
+                    self._generation = generations[-1]
+                    self._table = self._open_table(self._path(), self._to_write)
+                finally:
+                    self._is_changing = False
+                    self._unused.notify_all()
 
     def _path(self) -> Path:
         return self._directory / f"{self._generation:0{DIGITS}}"
@@ -322,6 +331,7 @@ class TableLog:
     @contextlib.contextmanager
     def _used(self) -> Iterator[Table | None]:
         with self._unused:
+            self._unused.wait_for(lambda: not self._is_changing)
             self._users += 1
             table = self._table
         try:
