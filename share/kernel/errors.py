@@ -138,6 +138,26 @@ class ReviewConflict(ReviewProblem):
     """The task was decided the other way, or another reviewer holds it. The first decision stands."""
 
 
+class KeyProblem(PixelisError):
+    """What can go wrong with the API keys: a file that cannot be used, too many keys, the last admin key."""
+
+
+class KeyRefused(KeyProblem):
+    """The key that came with a call is none, or no longer one. The message tells nothing about the keys."""
+
+
+class UnknownKey(KeyProblem):
+    """No API key has that id."""
+
+
+class TooManyRequests(PixelisError):
+    """More was asked than is let in now. `retry_after_s` says when to ask again, in seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Interrupted(PixelisError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
 
