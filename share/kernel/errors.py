@@ -158,6 +158,14 @@ class TooManyRequests(PixelisError):
         self.retry_after_s = retry_after_s
 
 
+class UnknownTrace(PixelisError):
+    """No request of that id is known to the client who names it: never asked, asked by another, expired or erased."""
+
+
+class EngineClosed(PixelisError):
+    """The engine is ending, and takes nothing more."""
+
+
 class Interrupted(PixelisError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
 

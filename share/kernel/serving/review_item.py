@@ -1,0 +1,53 @@
+"""What a reviewer is shown, and what became of what they said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from share.kernel.adaptation.review import Cause
+from share.kernel.contracts.trajectory import Trajectory
+from share.kernel.contracts.voting import Opinion
+
+if TYPE_CHECKING:
+    from share.kernel.contracts.vision import Pixels
+
+Effect = Literal["update", "remembered", "deferred"]
+"""What follows from a decision: an update on its way to the worker; only what is remembered, as nothing can be learned
+from it (its images are gone, or learning is off); or all of it later, because a part that it needs is not there now."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReviewItem:
+    """An answered request that waits for a person. All texts are redacted.
+
+    `confidence` is as it was stated, `votes` are those that were cast, the policy's first (empty without a vote).
+    `images` (uint8 HWC RGB) are there only while the engine holds them. `suggested` is the answer that the client
+    said to be right, None if it said none. Times are in seconds since 1970.
+    """
+
+    task_id: str
+    cause: Cause
+    question: str
+    answer: str
+    confidence: float
+    votes: tuple[Opinion, ...]
+    trajectory: Trajectory
+    images: tuple[Pixels, ...]
+    suggested: str | None
+    created_at: float
+    leased_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewOutcome:
+    """What a decision came to. `repeated` when the same had been decided before: it has no second effect."""
+
+    task_id: str
+    approved: bool
+    reviewer: str
+    effect: Effect
+    repeated: bool
+
+
+__all__ = ["Effect", "ReviewItem", "ReviewOutcome"]
