@@ -166,6 +166,34 @@ class EngineClosed(PixelisError):
     """The engine is ending, and takes nothing more."""
 
 
+class ServiceFull(TooManyRequests):
+    """As many requests wait for an answer as may."""
+
+
+class DeadlineExceeded(PixelisError):
+    """A request waited until its deadline had passed; not a token was spent on it."""
+
+
+class RequestDropped(PixelisError):
+    """Nobody waited for the answer any more, so that it was not finished."""
+
+
+class VersionProblem(PixelisError):
+    """Base of what can go wrong with the versions of a policy's weights."""
+
+
+class VersionDamaged(VersionProblem):
+    """A version, or the pointer to the one that is live, is not what was written, or does not fit the policy."""
+
+
+class UnknownVersion(VersionProblem):
+    """There is no version of that name: never written, or removed because newer ones were published."""
+
+
+class VersionConflict(VersionProblem):
+    """Another version is live than the one that was to be replaced. The message names it."""
+
+
 class Interrupted(PixelisError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
 

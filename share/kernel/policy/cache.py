@@ -31,11 +31,27 @@ class RolloutCache:
         self._visible = 0
         self._rows = self._positions = torch.empty(0, dtype=torch.long)
 
-    def fill(self, lengths: Sequence[int], copies: int) -> None:
-        """The next forward computes prefixes of these lengths; each is kept in `copies` adjacent rows."""
+    def reserve(self, num_rows: int) -> None:
+        """Have room for that many rows: twice as many as now, or what is needed."""
+        if num_rows <= len(self.seen):
+            return
+        more = max(num_rows, 2 * len(self.seen)) - len(self.seen)
+        self.kept = [torch.nn.functional.pad(old, (0, 0, 0, 0, 0, 0, 0, more)) for old in self.kept]
+        self.seen = torch.nn.functional.pad(self.seen, (0, 0, 0, more), value=self.unseen)
+
+    def fill(self, start: int, lengths: Sequence[int], copies: int) -> None:
+        """The next forward computes prefixes of these lengths; each is kept in `copies` adjacent rows, from `start` on.
+
+        What those rows held before is forgotten.
+        """
+        stop = start + len(lengths) * copies
+        if max(lengths) > self.length:
+            self._grow(max(lengths))
         self._copies = copies
+        self._start = start
+        self.seen[start:stop] = self.unseen
         for number, length in enumerate(lengths):
-            self.seen[number * copies : (number + 1) * copies, :length] = 0.0
+            self.seen[start + number * copies : start + (number + 1) * copies, :length] = 0.0
 
     def extend(self, start: int, lengths: Sequence[int], new: Sequence[int]) -> torch.Tensor:
         """The next forward adds `new` tokens each to the rows from `start` on, behind the `lengths` they have.
@@ -89,12 +105,12 @@ class RolloutCache:
         return self._visible
 
     def _fill_layer(self, new_PKTD: torch.Tensor, layer: int) -> None:
-        assert len(self.kept) == layer, "a cache is filled once, layer by layer"
         prefixes, heads, length, width = new_PKTD.shape
-        whole = new_PKTD.new_empty(prefixes * self._copies, heads, self.length, width)
-        whole.view(prefixes, self._copies, heads, -1, width)[:, :, :, :length] = new_PKTD[:, None]
-        whole[:, :, length:] = 0.0
-        self.kept.append(whole)
+        if len(self.kept) == layer:
+            self.kept.append(new_PKTD.new_empty(len(self.seen), heads, self.length, width))
+        rows = self.kept[layer][self._start : self._start + prefixes * self._copies]
+        rows.view(prefixes, self._copies, heads, -1, width)[:, :, :, :length] = new_PKTD[:, None]
+        rows[:, :, length:] = 0.0
 
     def _grow(self, length: int) -> None:
         """Twice the length, or what is needed."""

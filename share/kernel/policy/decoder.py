@@ -28,7 +28,7 @@ _GROWING_ROTATIONS = ("dynamic", "longrope")
 
 
 class Decoder:
-    """Hidden states of new tokens over kept keys. Good for one round: it must not outlive a change of the weights.
+    """Hidden states of new tokens over kept keys. It must not outlive a change of the weights.
 
     `positions_max` bounds the positions of tokens without images beside them; `joined_bytes_max` the weights that are
     copied to be joined. A larger model's are used where they are.
@@ -47,7 +47,12 @@ class Decoder:
         joinable = [each for layer in language.layers for each in _inputs(layer)]
         joins = all(map(_is_plain, joinable)) and sum(map(_size, joinable)) <= joined_bytes_max
         self.layers = [_Layer.of(layer, joins) for layer in language.layers]
-        everywhere = torch.arange(positions_max, device=backbone.device).expand(3, 1, -1)
+        self.reserve(positions_max)
+
+    def reserve(self, positions_max: int) -> None:
+        """Be ready for that many positions."""
+        self.positions_max = positions_max
+        everywhere = torch.arange(positions_max, device=self.backbone.device).expand(3, 1, -1)
         self.table = self._rotations(self.norm, everywhere)
 
     @staticmethod

@@ -72,21 +72,65 @@ def run_plain(
     policy: Policy, opened: Sequence[OpenedPrompt], operator: Operator, config: RolloutConfig, key: RolloutKey
 ) -> list[Group]:
     """Rollouts turn by turn, all rows of a turn in one `generate`."""
-    conversations = start(opened, config.group_size, key)
+    conversations = start(opened, config, key)
     with ThreadPoolExecutor(config.operation_threads, thread_name_prefix="operation") as threads:
-        writing = conversations
-        while writing:
-            _write_turn(policy, writing, config)
-            acting = [each for each in writing if each.finish is None]
-            decisions = [end_turn(policy, each, config) for each in acting]
-            called = [(each, decision) for each, decision in zip(acting, decisions, strict=True) if decision]
-            writing = _act(policy, operator, called, config, threads)
-    return gathered(opened, conversations, config)
+        flight = PlainFlight(policy, operator, threads)
+        flight.join(conversations)
+        while flight.num_rows:
+            flight.step()
+    return gathered(opened, conversations, config.group_size)
 
 
-def _write_turn(policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig) -> None:
+class PlainFlight:
+    """Rollouts of one set of weights that take their turns together; a step is a turn, and they join between turns.
+
+    Not thread-safe: one thread joins and steps, without gradients.
+    """
+
+    is_idle = False
+    """Whether a step would do nothing; it waits for the operations of its turn itself."""
+
+    def __init__(self, policy: Policy, operator: Operator, threads: ThreadPoolExecutor) -> None:
+        self.policy = policy
+        self.operator = operator
+        self.threads = threads
+        self.writing: list[Conversation] = []
+
+    @property
+    def num_rows(self) -> int:
+        """Rollouts that have not ended."""
+        return len(self.writing)
+
+    def join(self, conversations: Sequence[Conversation]) -> None:
+        """Take in rollouts that have not begun."""
+        self.writing = [*self.writing, *conversations]
+
+    def step(self) -> list[Conversation]:
+        """Let every rollout take one turn; returns those that ended, or were dropped."""
+        before = self.writing
+        _write_turn(self.policy, before)
+        acting = [each for each in before if each.finish is None and not each.is_gone]
+        decisions = [end_turn(self.policy, each) for each in acting]
+        called = [(each, decision) for each, decision in zip(acting, decisions, strict=True) if decision]
+        self.writing = _act(self.policy, self.operator, called, self.threads)
+        going_on = set(self.writing)
+        return [each for each in before if each not in going_on]
+
+    def image_features(self, images: Sequence[EncodedImage]) -> torch.Tensor:
+        """What the vision tower makes of the images, [tokens, width]; a forward of its own."""
+        device, dtype = self.policy.device, self.policy.base.dtype
+        inputs = {
+            name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+            for name, tensor in self.policy.images.model_inputs(images).items()
+        }
+        features = self.policy.base.get_image_features(**inputs).pooler_output
+        each = features if isinstance(features, list | tuple) else [features]
+        return torch.cat([part.flatten(0, -2) for part in each])
+
+
+def _write_turn(policy: Policy, conversations: Sequence[Conversation]) -> None:
     """Let the policy write one turn of each conversation."""
-    sampler = _Writer(policy, conversations, config)
+    sampler = _Writer(policy, conversations)
     inputs = padded_inputs(
         policy,
         [each.name for each in conversations],
@@ -96,7 +140,7 @@ def _write_turn(policy: Policy, conversations: Sequence[Conversation], config: R
     )
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
-        max_new_tokens=config.tokens_max - min(len(each.ids) for each in conversations),
+        max_new_tokens=max(each.config.tokens_max - len(each.ids) for each in conversations),
         eos_token_id=policy.chat.end_id,
         pad_token_id=policy.tokenizer.pad_token_id or 0,
     )
@@ -107,7 +151,6 @@ def _act(
     policy: Policy,
     operator: Operator,
     called: Sequence[tuple[Conversation, ParsedCall | Invalid]],
-    config: RolloutConfig,
     threads: ThreadPoolExecutor,
 ) -> list[Conversation]:
     """Run the operations; returns the conversations that go on."""
@@ -115,7 +158,7 @@ def _act(
     going_on = []
     for (conversation, decision), (outcome, image) in zip(called, outcomes, strict=True):
         action, observation = settle(policy, conversation, decision, outcome, image)
-        if observe(conversation, action, observation, config):
+        if observe(conversation, action, observation):
             going_on.append(conversation)
     return going_on
 
@@ -123,10 +166,9 @@ def _act(
 class _Writer(LogitsProcessor):
     """Chooses tokens as the shared path does, and leaves `generate` no other choice."""
 
-    def __init__(self, policy: Policy, conversations: Sequence[Conversation], config: RolloutConfig) -> None:
+    def __init__(self, policy: Policy, conversations: Sequence[Conversation]) -> None:
         self.policy = policy
         self.conversations = conversations
-        self.config = config
         self.writing = list(range(len(conversations)))
         self.ends, self.forbidden = end_ids(policy), forbidden_ids(policy)
 
@@ -134,14 +176,16 @@ class _Writer(LogitsProcessor):
         chosen = [self.policy.chat.end_id] * len(scores)
         going_on = []
         conversations = [self.conversations[row] for row in self.writing]
-        tokens = write_next(conversations, scores[self.writing], self.config)
+        tokens = write_next(conversations, scores[self.writing])
         for row, conversation, token in zip(self.writing, conversations, tokens, strict=True):
             chosen[row] = token
-            if token not in self.ends and not cut(self.policy, conversation, token, self.forbidden, self.config):
+            if token in self.ends or conversation.is_gone:
+                continue
+            if not cut(self.policy, conversation, token, self.forbidden):
                 going_on.append(row)
         self.writing = going_on
         forced = torch.full_like(scores, -torch.inf)
         return forced.scatter_(1, torch.tensor(chosen, device=scores.device)[:, None], 0.0)
 
 
-__all__ = ["padded_inputs", "run_plain"]
+__all__ = ["PlainFlight", "padded_inputs", "run_plain"]

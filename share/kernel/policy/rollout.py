@@ -6,9 +6,9 @@ what it wrote are token ids from beginning to end: nothing is ever tokenised twi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from share.kernel.errors import ImageTokenMismatch, PolicyError
 from share.kernel.media.operator import refitted
 from share.kernel.policy.chat import Invalid, ParsedAnswer, ParsedCall, parse_turn
 from share.kernel.policy.images import EncodedImage
-from share.kernel.policy.sampling import Draws, RolloutKey, row_key, sample_tokens
+from share.kernel.policy.sampling import Draws, RolloutKey, certainty, row_key, sample_tokens
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from share.kernel.contracts.task import Demonstration, Prompt
     from share.kernel.media.operator import Operator, Outcome
     from share.kernel.policy.loading import Policy
@@ -97,14 +99,40 @@ class OpenedPrompt:
     images: tuple[EncodedImage, ...]
 
 
+class Watcher(Protocol):
+    """Follows one rollout while it is made. Called by the thread that decodes, so it returns at once."""
+
+    def wrote(self, token: int, logprob: float, entropy: float, /) -> None:
+        """A token was written; the one that ends a turn is among them.
+
+        `logprob` and `entropy` (nats) are those of the distribution at temperature 1, whatever it was sampled at.
+        """
+        ...
+
+    def acted(self, action: Action, /) -> None:
+        """A turn is over: what it was, with what the policy reads about it."""
+        ...
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the rollout any more: it is dropped at its next token, and leaves no result."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Conversation:
-    """A rollout in the making. `draws` are the random numbers of what it samples; a demonstration samples nothing."""
+    """A rollout in the making. `draws` are the random numbers of what it samples; a demonstration samples nothing.
+
+    `config` says how this one is sampled; rollouts that are decoded together may differ in it. `finish` is None until
+    it ends, and for ever when its watcher was gone and it was dropped.
+    """
 
     opened: OpenedPrompt
     sample: int
     scene: Scene
     draws: Draws
+    config: RolloutConfig
+    watcher: Watcher | None = None
     ids: list[int] = field(default_factory=list)
     written: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -123,10 +151,19 @@ class Conversation:
         """What was written since the last observation."""
         return self.ids[self.turn_start :]
 
+    @property
+    def is_gone(self) -> bool:
+        return self.watcher is not None and self.watcher.is_gone
+
     def write(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         self.ids += ids
         self.logprobs += logprobs
         self.written += [True] * len(ids)
+
+    def act(self, action: Action) -> None:
+        self.actions.append(action)
+        if self.watcher is not None:
+            self.watcher.acted(action)
 
     def read(self, ids: Sequence[int], image: EncodedImage | None) -> None:
         self.ids += ids
@@ -136,7 +173,7 @@ class Conversation:
             self.images.append(image)
         self.turn_start = len(self.ids)
 
-    def done(self, temperature: float) -> Rollout:
+    def done(self) -> Rollout:
         assert self.finish is not None
         return Rollout(
             trajectory=Trajectory(self.opened.prompt.prompt_id, tuple(self.actions), self.answer, self.finish),
@@ -147,7 +184,7 @@ class Conversation:
             behavior_logprobs=torch.tensor(self.logprobs, dtype=torch.float32),
             prompt_images=self.opened.images,
             completion_images=tuple(self.images),
-            temperature=temperature or 1.0,
+            temperature=self.config.temperature or 1.0,
             sample=self.sample,
         )
 
@@ -181,6 +218,48 @@ def rollout(
     return groups
 
 
+class Flight(Protocol):
+    """Rollouts of one set of weights that are decoded together, and that may join while others are decoded.
+
+    It must not outlive a change of the weights. Not thread-safe: one thread joins and steps, without gradients.
+    """
+
+    @property
+    def num_rows(self) -> int:
+        """Rollouts that have not ended."""
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing: all rows wait for operations."""
+        ...
+
+    def join(self, conversations: Sequence[Conversation], /) -> None:
+        """Take in rollouts that have not begun; those of one prompt side by side, equally many of each."""
+        ...
+
+    def step(self) -> list[Conversation]:
+        """Let every rollout write: a token, or a turn where no keys are kept. Returns those that ended or were dropped.
+
+        A rollout that was dropped has no `finish`.
+        """
+        ...
+
+    def image_features(self, images: Sequence[EncodedImage], /) -> torch.Tensor:
+        """What the vision tower makes of the images, [tokens, width]."""
+        ...
+
+
+def open_flight(policy: Policy, operator: Operator, threads: ThreadPoolExecutor, wake: Callable[[], None]) -> Flight:
+    """A flight without rollouts. `threads` run the operations; `wake` is called from them when one has returned."""
+    from share.kernel.policy.engine import SharedFlight
+    from share.kernel.policy.plain import PlainFlight
+
+    if how_rollouts_run(policy) == "plain":
+        return PlainFlight(policy, operator, threads)
+    return SharedFlight(policy, operator, threads, wake)
+
+
 def how_rollouts_run(policy: Policy) -> Literal["direct", "shared", "plain"]:
     """What the structure of the model allows.
 
@@ -200,7 +279,7 @@ def teacher_forced(policy: Policy, prompt: Prompt, demonstration: Demonstration,
     Raises PolicyError when one of its calls fails: a demonstration must not teach a mistake.
     """
     opened = open_prompt(policy, prompt, operator.schemas())
-    conversation = Conversation(opened, 0, copy_scene(opened.scene), Draws(0))
+    conversation = Conversation(opened, 0, copy_scene(opened.scene), Draws(0), RolloutConfig())
     for call in demonstration.calls:
         ids = policy.chat.call(call.operation, call.arguments)
         conversation.write(ids, [0.0] * len(ids))
@@ -209,13 +288,13 @@ def teacher_forced(policy: Policy, prompt: Prompt, demonstration: Demonstration,
         action, observation = settle(policy, conversation, decision, outcome, image)
         if action.error is not None:
             raise PolicyError(f"the demonstration of prompt {prompt.prompt_id} fails: {call.operation}: {action.error}")
-        conversation.actions.append(action)
+        conversation.act(action)
         conversation.read(observation.ids, observation.image)
     ids = policy.chat.answer(demonstration.answer)
     conversation.write(ids, [0.0] * len(ids))
-    conversation.actions.append(Action("answer", policy.chat.text(ids)))
+    conversation.act(Action("answer", policy.chat.text(ids)))
     conversation.answer, conversation.finish = demonstration.answer, "answer"
-    return conversation.done(1.0)
+    return conversation.done()
 
 
 def open_scene(policy: Policy, prompt: Prompt) -> Scene:
@@ -291,79 +370,98 @@ def settle(
     return action, observed
 
 
-def end_turn(policy: Policy, conversation: Conversation, config: RolloutConfig) -> ParsedCall | Invalid | None:
+def end_turn(policy: Policy, conversation: Conversation) -> ParsedCall | Invalid | None:
     """Settle what the turn that just ended means. What remains to be acted on is returned; None: it is over."""
-    text = policy.chat.text(conversation.turn_ids)
+    text, turns_max = policy.chat.text(conversation.turn_ids), conversation.config.turns_max
     decision = parse_turn(text)
     if isinstance(decision, ParsedAnswer):
-        conversation.actions.append(Action("answer", text))
         conversation.answer, conversation.finish = decision.text, "answer"
+        conversation.act(Action("answer", text))
         return None
-    if len(conversation.actions) + 1 < config.turns_max:
+    if len(conversation.actions) + 1 < turns_max:
         return decision
     if isinstance(decision, Invalid):
-        conversation.actions.append(Action("invalid", text, error=decision.error))
         conversation.finish = "invalid"
+        conversation.act(Action("invalid", text, error=decision.error))
     else:
-        error = f"not run: the rollout had {config.turns_max} turns"
-        conversation.actions.append(Action("operation", text, decision.operation, decision.arguments, error=error))
+        error = f"not run: the rollout had {turns_max} turns"
         conversation.finish = "turns_max"
+        conversation.act(Action("operation", text, decision.operation, decision.arguments, error=error))
     return None
 
 
-def cut(
-    policy: Policy, conversation: Conversation, token: int, forbidden: frozenset[int], config: RolloutConfig
-) -> bool:
+def cut(policy: Policy, conversation: Conversation, token: int, forbidden: frozenset[int]) -> bool:
     """End a rollout in the middle of a turn, if it must be after `token` was written. Whether it was."""
     finish: FinishReason
+    tokens_max = conversation.config.tokens_max
     if token in forbidden:
         error, finish = "cut: it wrote an image token, which only an observation may hold", "invalid"
-    elif len(conversation.ids) >= config.tokens_max:
-        error, finish = f"cut: the rollout had {config.tokens_max} tokens", "tokens_max"
+    elif len(conversation.ids) >= tokens_max:
+        error, finish = f"cut: the rollout had {tokens_max} tokens", "tokens_max"
     else:
         return False
-    conversation.actions.append(Action("invalid", policy.chat.text(conversation.turn_ids), error=error))
     conversation.finish = finish
+    conversation.act(Action("invalid", policy.chat.text(conversation.turn_ids), error=error))
     return True
 
 
-def observe(conversation: Conversation, action: Action, observation: Observation, config: RolloutConfig) -> bool:
+def observe(conversation: Conversation, action: Action, observation: Observation) -> bool:
     """Let the policy read an observation, whole with its image or not at all. False when it did not fit."""
-    conversation.actions.append(action)
-    if len(conversation.ids) + len(observation.ids) >= config.tokens_max:
+    conversation.act(action)
+    if len(conversation.ids) + len(observation.ids) >= conversation.config.tokens_max:
         conversation.finish = "tokens_max"
         return False
     conversation.read(observation.ids, observation.image)
     return True
 
 
-def start(opened: Sequence[OpenedPrompt], group_size: int, key: RolloutKey) -> list[Conversation]:
+def start(opened: Sequence[OpenedPrompt], config: RolloutConfig, key: RolloutKey) -> list[Conversation]:
+    """The groups of these prompts, one behind the other."""
     return [
-        Conversation(prompt, sample, copy_scene(prompt.scene), Draws(row_key(key, prompt.prompt.prompt_id, sample)))
+        Conversation(
+            prompt, sample, copy_scene(prompt.scene), Draws(row_key(key, prompt.prompt.prompt_id, sample)), config
+        )
         for prompt in opened
-        for sample in range(group_size)
+        for sample in range(config.group_size)
     ]
 
 
-def write_next(conversations: Sequence[Conversation], logits_RV: torch.Tensor, config: RolloutConfig) -> list[int]:
+def write_next(conversations: Sequence[Conversation], logits_RV: torch.Tensor) -> list[int]:
     """Sample the next token of each conversation, and write it."""
     numbers = np.array([each.draws.at(len(each.actions), len(each.ids) - each.turn_start) for each in conversations])
-    sampled, logprobs = sample_tokens(logits_RV, config.temperature, config.top_p, numbers)
-    tokens: list[int] = sampled.tolist()
-    for conversation, token, logprob in zip(conversations, tokens, logprobs.tolist(), strict=True):
-        conversation.write((token,), (logprob,))
+    tokens, logprobs = [0] * len(conversations), [0.0] * len(conversations)
+    by_sampling: dict[tuple[float, float], list[int]] = {}
+    for row, each in enumerate(conversations):
+        by_sampling.setdefault((each.config.temperature, each.config.top_p), []).append(row)
+    for (temperature, top_p), rows in by_sampling.items():
+        logits = logits_RV if len(rows) == len(conversations) else logits_RV[rows]
+        sampled = sample_tokens(logits, temperature, top_p, numbers[rows])
+        for row, token, logprob in zip(rows, *(each.tolist() for each in sampled), strict=True):
+            tokens[row], logprobs[row] = token, logprob
+    for each, token, logprob in zip(conversations, tokens, logprobs, strict=True):
+        each.write((token,), (logprob,))
+    watched = [row for row, each in enumerate(conversations) if each.watcher is not None]
+    if watched:
+        _tell(conversations, logits_RV, watched, tokens)
     return tokens
 
 
-def gathered(
-    opened: Sequence[OpenedPrompt], conversations: Sequence[Conversation], config: RolloutConfig
-) -> list[Group]:
-    size = config.group_size
+def _tell(
+    conversations: Sequence[Conversation], logits_RV: torch.Tensor, watched: Sequence[int], tokens: Sequence[int]
+) -> None:
+    """Tell the watchers which token was written, and how sure of it the policy was."""
+    logits = logits_RV if len(watched) == len(conversations) else logits_RV[watched]
+    logprobs, entropies = certainty(logits, torch.tensor([tokens[row] for row in watched], device=logits.device))
+    for row, logprob, entropy in zip(watched, logprobs.tolist(), entropies.tolist(), strict=True):
+        watcher = conversations[row].watcher
+        assert watcher is not None
+        watcher.wrote(tokens[row], logprob, entropy)
+
+
+def gathered(opened: Sequence[OpenedPrompt], conversations: Sequence[Conversation], size: int) -> list[Group]:
+    """The groups of `size` that `start` began."""
     return [
-        Group(
-            prompt.prompt,
-            tuple(each.done(config.temperature) for each in conversations[number * size : (number + 1) * size]),
-        )
+        Group(prompt.prompt, tuple(each.done() for each in conversations[number * size : (number + 1) * size]))
         for number, prompt in enumerate(opened)
     ]
 
@@ -400,12 +498,14 @@ def audit_image_tokens(name: str, ids: Sequence[int], images: Sequence[EncodedIm
 
 __all__ = [
     "Conversation",
+    "Flight",
     "Group",
     "Observation",
     "OpenedPrompt",
     "Rollout",
     "RolloutConfig",
     "RolloutKey",
+    "Watcher",
     "audit_image_tokens",
     "copy_scene",
     "cut",
@@ -415,6 +515,7 @@ __all__ = [
     "gathered",
     "how_rollouts_run",
     "observe",
+    "open_flight",
     "open_prompt",
     "open_scene",
     "perform",

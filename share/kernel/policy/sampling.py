@@ -79,6 +79,12 @@ def sample_tokens(
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 
+def certainty(logits_RV: torch.Tensor, tokens_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the tokens and entropies of their distributions in nats, float32[R], at temperature 1."""
+    logprobs = torch.log_softmax(logits_RV.float(), dim=-1)
+    return logprobs.gather(1, tokens_R[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
 def _nucleus(probabilities_RV: torch.Tensor, top_p: float) -> torch.Tensor:
     """Zero outside the smallest set of tokens that holds `top_p` of the probability (arXiv 1904.09751)."""
     ordered, order = probabilities_RV.sort(dim=-1, descending=True)
@@ -94,4 +100,4 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return values ^ (values >> np.uint64(31))
 
 
-__all__ = ["Draws", "RolloutKey", "row_key", "sample_tokens", "uniforms"]
+__all__ = ["Draws", "RolloutKey", "certainty", "row_key", "sample_tokens", "uniforms"]

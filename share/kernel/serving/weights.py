@@ -1,0 +1,142 @@
+"""The policies that are served: the one that was shipped and those that learned, swapped by a pointer.
+
+A version takes the memory of the tensors that it changes and no more: everything else (the other parameters, the
+tokenizer, the images' encoder) is the frozen policy's own. The version that is live and the two before it stay, so that
+going back loads nothing: three times the trained parameters beside the frozen policy.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from share.kernel.errors import VersionDamaged
+from share.kernel.policy.loading import Policy
+from share.kernel.serving.versions import FROZEN
+
+if TYPE_CHECKING:
+    from share.kernel.serving.versions import VersionStore
+
+VERSIONS_MAX = 3
+"""Versions in memory beside the frozen policy: the one that is live and those before it."""
+
+_STEPS_MAX = 64
+"""Steps that can be gone back, where the same few versions take turns."""
+
+_LANGUAGE = {"language_model", "text_model", "lm_head"}
+"""Parts of the names of parameters that no image passes through."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A policy and the name of its weights, which never change again.
+
+    `sees_as_frozen`: its vision tower is the frozen policy's own. `num_bytes` it takes beside the frozen policy.
+    """
+
+    version: str
+    policy: Policy
+    sees_as_frozen: bool = True
+    num_bytes: int = 0
+
+
+class ServedPolicies:
+    """The frozen policy and the adapted one that is live. Thread-safe.
+
+    `load` makes the frozen policy, and is called once. Begins with the frozen one live, whatever the store says:
+    `adopt(store.live())` serves what was served before.
+    """
+
+    def __init__(self, load: Callable[[], Policy], store: VersionStore) -> None:
+        self.store = store
+        self._frozen = Served(FROZEN, load())
+        self._path: tuple[Served, ...] = (self._frozen,)  # how the live one was come to, itself last
+        self._swapping = threading.Lock()
+        self._loading = threading.Lock()
+
+    def live(self) -> Served:
+        """What a request that begins now is answered by, to its end."""
+        return self._path[-1]
+
+    def frozen(self) -> Served:
+        return self._frozen
+
+    def previous(self) -> str:
+        """The version that `roll_back` would go to."""
+        return self._path[max(0, len(self._path) - 2)].version
+
+    @property
+    def num_bytes(self) -> int:
+        """What the versions in memory take beside the frozen policy."""
+        return sum(served.num_bytes for served in set(self._path))
+
+    def adopt(self, version: str) -> None:
+        """Serve a version of the store from now on: loaded whole, beside those that serve, or not at all.
+
+        Raises UnknownVersion, or VersionDamaged also when it does not fit the policy; then nothing has changed. Called
+        from a thread that answers no requests.
+        """
+        with self._loading:
+            known = {served.version: served for served in self._path}
+            served = known.get(version) or self._load(version)
+            with self._swapping:
+                if self._path[-1] is not served:
+                    self._path = _bounded((*self._path, served))
+
+    def roll_back(self) -> str:
+        """Serve the version before from now on, `frozen` when there is none; returns its name. Nothing is loaded."""
+        with self._swapping:
+            self._path = self._path[:-1] or (self._frozen,)
+            return self._path[-1].version
+
+    def _load(self, version: str) -> Served:
+        tensors = self.store.read(version)
+        try:
+            policy = with_weights(self._frozen.policy, tensors)
+        except ValueError as error:
+            raise VersionDamaged(f"{version} does not fit the policy: {error}") from error
+        return Served(
+            version,
+            policy,
+            sees_as_frozen=all(not _LANGUAGE.isdisjoint(name.split(".")) for name in tensors),
+            num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        )
+
+
+def with_weights(policy: Policy, tensors: Mapping[str, torch.Tensor]) -> Policy:
+    """A policy with other values of the named parameters; everything else is shared, so it must stay as it is.
+
+    Raises ValueError for a name that is no parameter, another shape, or a value that is not finite.
+    """
+    parameters = dict(policy.model.named_parameters(remove_duplicate=False))
+    shared: dict[int, object] = {id(each): each for each in [*parameters.values(), *policy.model.buffers()]}
+    for name, tensor in tensors.items():
+        if name not in parameters:
+            raise ValueError(f"it has no parameter {name}")
+        old = parameters[name]
+        if tensor.shape != old.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(old.shape)}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} is not finite")
+        shared[id(old)] = torch.nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=False)
+    model = copy.deepcopy(policy.model, shared)
+    return Policy(policy.config, model, policy.tokenizer, policy.chat, policy.images, policy.device)
+
+
+def _bounded(path: tuple[Served, ...]) -> tuple[Served, ...]:
+    """The frozen policy, and as much of the end of the path as holds no more versions than are kept."""
+    start, versions = len(path), set[str]()
+    while start > 1 and len(path) - start < _STEPS_MAX:
+        versions |= {path[start - 1].version} - {FROZEN}
+        if len(versions) > VERSIONS_MAX:
+            break
+        start -= 1
+    return (path[0], *path[start:])
+
+
+__all__ = ["VERSIONS_MAX", "Served", "ServedPolicies", "with_weights"]
