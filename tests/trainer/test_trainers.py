@@ -69,6 +69,7 @@ def test_a_trainer_keeps_the_contract_of_its_kind(registry: Registry, tmp_path: 
     assert (ended / "policy" / "model.safetensors").exists()
     metrics = json.loads((ended / "metrics.json").read_text())["metrics"]
     assert metrics["main_metric"] in metrics
+    assert metrics["rollouts_run"] == "direct"
 
 
 @pytest.mark.parametrize("name", ["grpo", "sft"])

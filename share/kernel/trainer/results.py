@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from share.kernel.contracts.run import RunContext
 from share.kernel.policy.checkpoint import sha256_of_tensors
 from share.kernel.policy.loading import Policy
+from share.kernel.policy.rollout import how_rollouts_run
 from share.kernel.report.curves import write_curves
 from share.kernel.report.gallery import GalleryItem, write_gallery
 from share.kernel.trainer.learner import Learner
@@ -17,6 +18,7 @@ def leave_results(run: RunContext, policy: Policy, learner: Learner, step: int, 
     artifacts = run.artifacts
     artifacts["policy"] = run.run_dir / "policy"
     policy.save(artifacts["policy"])
+    run.metrics["rollouts_run"] = how_rollouts_run(policy)
     run.metrics["policy_sha256"] = sha256_of_tensors(learner.parameters)
     artifacts["curves"] = run.run_dir / "curves.png"
     write_curves(run.run_dir, artifacts["curves"])
