@@ -1,4 +1,4 @@
-"""`python -m share.kernel`: what is installed and was run, one operation at a time, custody of experience buffers."""
+"""`python -m share.kernel`: what is installed and was run, one operation at a time, custody of buffers and logs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ examples:
   python -m share.kernel run-operation ZOOM_IN --image photo.png --arguments '{"bbox": [0, 0, 90, 60]}' --output out.png
   python -m share.kernel buffer stat DIR              an experience buffer; also: verify dump compact rebuild erase
   python -m share.kernel buffer erase DIR --subject KEY    a person's experiences, from every file
+  python -m share.kernel audit verify FILE            whether an audit log is what was written; also: show
   python -m share.kernel new-plugin ./count-red --operation COUNT_RED
 """
+AUDIT_WORK = ("verify", "show")
 BUFFER_WORK = ("stat", "verify", "dump", "compact", "rebuild", "erase")
 
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m share.kernel",
-        description="What is installed, what was run, one operation at a time, and the custody of experience buffers.",
+        description="What is installed, what was run, one operation at a time, custody of buffers and audit logs.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,6 +90,10 @@ def _parser() -> Parser:
     buffer.add_argument(
         "--set", metavar="key.path=value", action="append", default=[], help="a setting, such as index=sketch"
     )
+    audit = command("audit", "an audit log: whether it is what was written, and what it says")
+    audit.add_argument("work", choices=AUDIT_WORK, metavar="|".join(AUDIT_WORK), help="both only read")
+    audit.add_argument("log", type=Path, metavar="FILE")
+    audit.add_argument("--known", type=Path, metavar="FILE", help="verify: a copy of the log's head, noted elsewhere")
     scaffold = command("new-plugin", "write a complete wheel project for an operation of your own", json=False)
     scaffold.add_argument("directory", type=Path, metavar="DIR", help="new; its name becomes the distribution's")
     scaffold.add_argument("--operation", required=True, metavar="NAME", help="as a policy writes it, e.g. COUNT_RED")
@@ -135,6 +141,14 @@ def _buffer(arguments: argparse.Namespace) -> int:
     return care(load_registry(**selection(os.environ, arguments.block)), arguments)
 
 
+def _audit(arguments: argparse.Namespace) -> int:
+    from share.kernel.listings import print_audit, print_audit_findings
+
+    if arguments.work == "verify":
+        return print_audit_findings(arguments.log, arguments.known, arguments.json)
+    return print_audit(arguments.log, arguments.json)
+
+
 def _new_plugin(arguments: argparse.Namespace) -> int:
     from share.kernel.scaffold import write_project
 
@@ -152,6 +166,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "schema": _schema,
     "run-operation": _run_operation,
     "buffer": _buffer,
+    "audit": _audit,
     "new-plugin": _new_plugin,
 }
 

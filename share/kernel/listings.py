@@ -1,14 +1,16 @@
-"""Tables of what is installed and what was run; each also as JSON for programs."""
+"""Tables of what is installed, what was run, and what was changed online; each also as JSON for programs."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from share.kernel.errors import ConfigError, DuplicatePlugin
+from share.kernel.errors import AuditBroken, ConfigError, DuplicatePlugin
 from share.kernel.hookspecs import HOOK_API, KINDS
 from share.kernel.registry import SLOW_IMPORT_S, Backend, Plugin, Registry
 
@@ -104,6 +106,74 @@ def print_runs(workdir: Path, as_json: bool) -> int:
     return 0
 
 
+def print_audit(log: Path, as_json: bool) -> int:
+    """Every entry of an audit log, as it stands there. Returns 1 if there is a line that is none."""
+    from share.kernel.adaptation.audit import AuditEntry, entries
+
+    _check_log(log)
+    found: list[AuditEntry] = []
+    broken = None
+    try:
+        found.extend(entries(log))
+    except AuditBroken as error:
+        broken = error
+    except OSError as error:
+        raise ConfigError(f"{log}: cannot be read: {error.strerror}") from error
+    if as_json:
+        print(json.dumps([asdict(entry) for entry in found], indent=2))
+    elif found:
+        heads = ("entry", "when", "who", "what", "version", "reason", "task")
+        rows = [
+            [str(e.sequence), _when(e.at), e.actor, e.action, e.version or "-", e.reason or "-", e.task_id or "-"]
+            for e in found
+        ]
+        _print_table(heads, rows)
+    else:
+        print(f"no entries in {log}")
+    if broken is not None:
+        print(f"error: {broken}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def print_audit_findings(log: Path, known: Path | None, as_json: bool) -> int:
+    """What is wrong with an audit log, also against a copy of its head noted before. Returns 1 if anything is."""
+    from share.kernel.adaptation.audit import read_head, verify
+
+    _check_log(log)
+    head = None
+    if known is not None:
+        head = read_head(known)
+        if head is None:
+            raise ConfigError(f"--known {known}: is no head of an audit log; give a copy of {log}.head")
+    try:
+        findings = verify(log, head)
+    except OSError as error:
+        raise ConfigError(f"{log}: cannot be read: {error.strerror}") from error
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for found in findings:
+            print(f"{'LOSS' if found.is_loss else 'note'}: {found.path}: offset {found.offset}: {found.problem}")
+        print(f"{log}: {len(findings) or 'nothing'} found")
+    return 1 if findings else 0
+
+
+def _check_log(log: Path) -> None:
+    from share.kernel.adaptation.audit import head_path
+
+    if log.is_dir():
+        raise ConfigError(f"{log}: is a directory; give the file of the log")
+    if not log.exists() and not head_path(log).exists():
+        raise ConfigError(f"{log}: there is no such audit log")
+
+
+def _when(at: float) -> str:
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(" ", "milliseconds")
+    except (OSError, OverflowError, ValueError):  # a time that nobody's clock has shown
+        return str(at)
+
+
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
         raise ConfigError(f"kind: no kind {kind!r}; there are {', '.join(KINDS)}")
@@ -139,4 +209,4 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-__all__ = ["print_backends", "print_plugins", "print_runs", "print_schema"]
+__all__ = ["print_audit", "print_audit_findings", "print_backends", "print_plugins", "print_runs", "print_schema"]

@@ -142,12 +142,12 @@ class AuditLog:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise AuditUnavailable(f"{self._path}: another process writes to it") from error
-        if os.fstat(self._descriptor).st_size == 0 and not _head_path(self._path).exists():
+        if os.fstat(self._descriptor).st_size == 0 and not head_path(self._path).exists():
             self._advance(AuditHead(0, GENESIS, 0))
         for found in verify(self._path):
             if found.is_loss:
                 raise AuditBroken(f"{found.path}, byte {found.offset}: {found.problem}")
-        head = _read_head(self._path)
+        head = read_head(head_path(self._path))
         assert head is not None, "verify has read it"
         for entry, end in _entries(self._path, head.size_bytes):
             if isinstance(entry, str) or entry != _rechained(entry, head):
@@ -159,7 +159,7 @@ class AuditLog:
         return head
 
     def _advance(self, head: AuditHead) -> None:
-        write_atomically(_head_path(self._path), json.dumps(asdict(head)).encode() + b"\n")
+        write_atomically(head_path(self._path), json.dumps(asdict(head)).encode() + b"\n")
         self._head = head
 
     def _close(self) -> None:
@@ -179,37 +179,54 @@ def entries(path: Path) -> Iterator[AuditEntry]:
 def verify(path: Path, known: AuditHead | None = None) -> list[Finding]:
     """What is wrong with a log: changed, cut, reordered, or not the one whose head is `known`. Empty if nothing is.
 
-    One entry after the head, or a torn one, is what a crash leaves: told, and no loss.
+    One entry after the head, or a torn one, is what a crash leaves: told, and no loss. A writer may be at work.
     """
-    head = _read_head(path)
+    head = read_head(head_path(path))
     if head is None:
         if not path.exists():
             return [Finding(str(path), 0, "there is no log", True)]
-        return [Finding(str(_head_path(path)), 0, "the head is lost or damaged, so the log may have been cut", True)]
+        return [Finding(str(head_path(path)), 0, "the head is lost or damaged, so the log may have been cut", True)]
     at = AuditHead(0, GENESIS, 0)
-    is_known = known is None or known.sequence == 0
+    after: dict[int, AuditHead] = {}
+    wrong = None
     for entry, end in _entries(path, 0):
-        is_after = at.sequence >= head.sequence
-        if isinstance(entry, str):
-            return [Finding(str(path), at.size_bytes, entry, not is_after)]
-        if entry != _rechained(entry, at):
-            problem = f"entry {entry.sequence} is not the one that was written after entry {at.sequence}"
-            return [Finding(str(path), at.size_bytes, problem, not is_after)]
+        if isinstance(entry, str) or entry != _rechained(entry, at):
+            misplaced = f"what comes after entry {at.sequence} is not what was written after it"
+            wrong = entry if isinstance(entry, str) else misplaced
+            break
         at = AuditHead(entry.sequence, entry.hash, end)
         if at.sequence == head.sequence and at != head:
             return [Finding(str(path), at.size_bytes, f"entry {at.sequence} is not the one that the head names", True)]
-        if known is not None and at.sequence == known.sequence:
-            if at != known:
-                return [Finding(str(path), end, f"entry {at.sequence} is not the one that was noted elsewhere", True)]
-            is_known = True
+        if known is not None and at.sequence == known.sequence and at != known:
+            return [Finding(str(path), end, f"entry {at.sequence} is not the one that was noted elsewhere", True)]
+        if at.sequence > head.sequence:
+            after[at.sequence] = at
     if at.sequence < head.sequence:
-        return [Finding(str(path), at.size_bytes, f"ends after entry {at.sequence} of {head.sequence}", True)]
-    if not is_known:
-        return [Finding(str(path), at.size_bytes, f"ends before entry {known.sequence if known else 0}", True)]
-    if at.sequence > head.sequence + 1:
-        return [Finding(str(path), head.size_bytes, "entries were added that no writer acknowledged", True)]
-    if at.sequence == head.sequence + 1:
-        return [Finding(str(path), head.size_bytes, "the last entry was written, but not acknowledged", False)]
+        problem = wrong or f"ends after entry {at.sequence} of {head.sequence}"
+        return [Finding(str(path), at.size_bytes, problem, True)]
+    if known is not None and at.sequence < known.sequence:
+        return [Finding(str(path), at.size_bytes, f"ends before entry {known.sequence}, noted elsewhere", True)]
+    return _after_the_head(path, head, at, after, wrong)
+
+
+def _after_the_head(
+    path: Path, head: AuditHead, at: AuditHead, after: dict[int, AuditHead], wrong: str | None
+) -> list[Finding]:
+    """What is wrong after the entry that the head named when the reading began: nothing if a writer has gone on since.
+
+    The entries `after` it are chained and end with `at`; what follows them, if anything does, is `wrong`.
+    """
+    now = read_head(head_path(path)) or head
+    if now.sequence > at.sequence:
+        return []
+    if now.sequence > head.sequence and after[now.sequence] != now:
+        return [Finding(str(path), at.size_bytes, f"entry {now.sequence} is not the one that the head names", True)]
+    if at.sequence > now.sequence + 1:
+        return [Finding(str(path), now.size_bytes, "entries were added that no writer acknowledged", True)]
+    if wrong is not None:
+        return [Finding(str(path), at.size_bytes, wrong, False)]
+    if at.sequence == now.sequence + 1:
+        return [Finding(str(path), now.size_bytes, "the last entry was written, but not acknowledged", False)]
     return []
 
 
@@ -236,6 +253,11 @@ def _parsed(line: bytes) -> AuditEntry | None:
         entry = AuditEntry(**told)
     except ValueError:
         return None
+    texts = (entry.actor, entry.action, entry.version, entry.reason, entry.task_id, entry.previous, entry.hash)
+    if type(entry.sequence) is not int or not isinstance(entry.at, int | float):
+        return None
+    if not all(isinstance(text, str) and _IDENTIFIER.fullmatch(text) for text in texts):
+        return None
     return entry if _line(entry) == line else None  # one spelling: not a byte can be changed
 
 
@@ -257,13 +279,15 @@ def _rechained(entry: AuditEntry, before: AuditHead) -> AuditEntry:
     return _chained(before.sequence + 1, *told, before.hash)
 
 
-def _head_path(path: Path) -> Path:
+def head_path(path: Path) -> Path:
+    """Where the head of a log is: beside it."""
     return path.with_name(path.name + ".head")
 
 
-def _read_head(path: Path) -> AuditHead | None:
+def read_head(path: Path) -> AuditHead | None:
+    """What a head file says, that of a log or a copy of it; None if it cannot be read or is damaged."""
     try:
-        told = json.loads(_head_path(path).read_bytes())
+        told = json.loads(path.read_bytes())
         head = AuditHead(**told)
     except (OSError, ValueError, TypeError):
         return None
@@ -271,4 +295,16 @@ def _read_head(path: Path) -> AuditHead | None:
     return head if is_sound and head.sequence >= 0 and head.size_bytes >= 0 else None
 
 
-__all__ = ["ACTIONS", "GENESIS", "LINE_BYTES_MAX", "Action", "AuditEntry", "AuditHead", "AuditLog", "entries", "verify"]
+__all__ = [
+    "ACTIONS",
+    "GENESIS",
+    "LINE_BYTES_MAX",
+    "Action",
+    "AuditEntry",
+    "AuditHead",
+    "AuditLog",
+    "entries",
+    "head_path",
+    "read_head",
+    "verify",
+]
