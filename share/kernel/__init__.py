@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from share.kernel.config import Choice, ConfigModel, choice
+    from share.kernel.contracts.experience import Experience, Finding, Neighbor, Record, RecordType, Status
     from share.kernel.contracts.run import RunContext, RunResult
     from share.kernel.contracts.task import Call, Demonstration, Prompt
     from share.kernel.contracts.trajectory import Action, Trajectory
     from share.kernel.contracts.vision import Detections, OperationResult, Region, Scene, Transform, View
+    from share.kernel.contracts.voting import AnswerType, Opinion, Vote, VotingResult
     from share.kernel.errors import (
         ConfigError,
         DuplicatePlugin,
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "config": ("Choice", "ConfigModel", "choice"),
+    "contracts.experience": ("Experience", "Finding", "Neighbor", "Record", "RecordType", "Status"),
     "contracts.run": ("RunContext", "RunResult"),
     "contracts.task": ("Call", "Demonstration", "Prompt"),
     "contracts.trajectory": ("Action", "Trajectory"),
     "contracts.vision": ("Detections", "OperationResult", "Region", "Scene", "Transform", "View"),
+    "contracts.voting": ("AnswerType", "Opinion", "Vote", "VotingResult"),
     "errors": (
         "ConfigError",
         "DuplicatePlugin",
@@ -50,6 +54,7 @@ _HOME = {name: f"share.kernel.{module}" for module, names in _HOMES.items() for 
 __all__ = [
     "HOOK_API",
     "Action",
+    "AnswerType",
     "Call",
     "Choice",
     "ConfigError",
@@ -57,24 +62,33 @@ __all__ = [
     "Demonstration",
     "Detections",
     "DuplicatePlugin",
+    "Experience",
+    "Finding",
     "Interrupted",
+    "Neighbor",
     "OperationError",
     "OperationResult",
+    "Opinion",
     "PixelisError",
     "PluginLoadError",
     "Prompt",
+    "Record",
+    "RecordType",
     "Region",
     "Register",
     "Registry",
     "RunContext",
     "RunResult",
     "Scene",
+    "Status",
     "StructuredLogger",
     "Trajectory",
     "Transform",
     "UnknownPlugin",
     "View",
     "VisionKernel",
+    "Vote",
+    "VotingResult",
     "choice",
     "hookimpl",
     "load_registry",
