@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,8 +42,23 @@ class TickingClock:
 
 
 @pytest.fixture
-def manager() -> SharedMemoryManager:
-    return SharedMemoryManager(num_slots=4, slot_bytes=4096)
+def manager() -> Iterator[SharedMemoryManager]:
+    manager = SharedMemoryManager(num_slots=4, slot_bytes=4096)
+    yield manager
+    manager.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_slab_is_left_open() -> Iterator[None]:
+    before = open_slabs()
+    yield
+    gc.collect()  # a mapping goes with the last tensor that shows it
+    assert open_slabs() == before
+
+
+def open_slabs() -> int:
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sum("pixelis-slab" in link for link in links)
 
 
 def random_tensor(dtype: torch.dtype, *shape: int) -> torch.Tensor:
@@ -83,6 +102,7 @@ def test_any_permuted_strided_shape_survives(shape: list[int], seed: int) -> Non
     seen = manager.reconstruct_tensor(manager.create_shared_tensor(tensor))
     assert seen.shape == tensor.shape
     assert torch.equal(seen, tensor)
+    manager.close()
 
 
 def test_a_conjugated_view_and_one_with_gradients_are_shared_by_value(manager: SharedMemoryManager) -> None:
@@ -141,7 +161,7 @@ def test_wherever_a_byte_changes_and_whichever_blocks_are_swapped_it_is_found() 
         with pytest.raises(TransportError, match="not those that were put in"):
             manager.reconstruct_tensor(info)
         seen[place] ^= 1
-    for distance in (1, 8, 4096, 65_536):
+    for distance in (1, 2, 8, 64, 4096, 65_536):
         seen[:8192], seen[distance : distance + 8192] = tensor[distance : distance + 8192], tensor[:8192]
         with pytest.raises(TransportError, match="not those that were put in"):
             manager.reconstruct_tensor(info)
@@ -150,7 +170,12 @@ def test_wherever_a_byte_changes_and_whichever_blocks_are_swapped_it_is_found() 
     with pytest.raises(TransportError, match="not those that were put in"):
         manager.reconstruct_tensor(info)
     seen.copy_(tensor)
+    seen[8:16], seen[16:24] = tensor[16:24], tensor[8:16]  # two neighboring words change places
+    with pytest.raises(TransportError, match="not those that were put in"):
+        manager.reconstruct_tensor(info)
+    seen.copy_(tensor)
     assert torch.equal(manager.reconstruct_tensor(info), tensor)
+    manager.close()
 
 
 def test_only_the_engine_can_write_to_the_slab(manager: SharedMemoryManager) -> None:
@@ -179,6 +204,7 @@ def test_what_a_living_worker_may_read_is_never_stale() -> None:
     assert manager.cleanup_stale_segments(worker_alive=False) == [sent]
     assert manager.get_status().written_slots == 1
     assert manager.get_status().tensors_stale == 3
+    manager.close()
 
 
 def test_the_status_counts_slots_by_state(manager: SharedMemoryManager) -> None:
