@@ -1,8 +1,9 @@
 """Sampling rows in proportion to their weights, exactly, a million rows at a time.
 
 While no weight is far above the mean, rows are drawn evenly and kept with probability weight / greatest weight: one
-pass over a few hundred numbers. With a heavy tail that would refuse nearly all, so a tree of sums with 64 branches is
-kept and descended instead. Both give the same distribution.
+pass over a few hundred numbers. With a heavy tail that would refuse nearly all, so sums of 16 weights, and of 16 such
+sums, are kept and descended instead. Both give the same distribution. Calls to numpy are counted here: with a batch of
+a few hundred each costs about what it works on.
 """
 
 from __future__ import annotations
@@ -12,15 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-REJECTION_RATIO_MAX = 40.0
+REJECTION_RATIO_MAX = 10.0
 """Greatest weight over mean weight up to which drawing and refusing is the faster way."""
 
-BRANCHES = 64
+BRANCHES = 16
+TOP_MAX = 4096
+"""Sums that are searched from the beginning at each draw; more get another level above them."""
+
 DESCEND_AT_ONCE = 1024
 """Draws of which the branches that are looked at stay in the processor's cache."""
 
+MANY = 4096
+"""From so many weights on, setting them counts everything anew."""
+
 REFRESH_EVERY = 1 << 20
 """Weights that may be set before sum and greatest weight are counted anew: rounding adds up, maxima only grow."""
+
+
+_ONES = np.ones(BRANCHES)
+_UP_TO = np.triu(np.ones((BRANCHES, BRANCHES)))  # a product with it adds up, four times as fast as cumsum
 
 
 class PrioritySampler:
@@ -31,7 +42,7 @@ class PrioritySampler:
     """
 
     def __init__(self, capacity_hint: int = 0) -> None:
-        self._weights = np.zeros(max(BRANCHES, capacity_hint))
+        self._weights = np.zeros(_whole(max(1, capacity_hint)))
         self._first = -1  # the row of _weights[0]; -1 before the first row
         self._used = 0
         self._total = 0.0
@@ -51,28 +62,30 @@ class PrioritySampler:
         assert rows_N.shape == weights_N.shape
         if len(rows_N) == 0:
             return
-        greatest = float(weights_N.max())
-        assert float(weights_N.min()) >= 0
+        greatest = float(np.maximum.reduce(weights_N))
+        assert np.minimum.reduce(weights_N) >= 0
         assert greatest < np.inf
-        at_N = self._room_for(rows_N)
-        if at_N.min() < 0:  # rows whose space was given back: they can only be dead
+        lowest, highest = int(np.minimum.reduce(rows_N)), int(np.maximum.reduce(rows_N))
+        self._make_room(lowest, highest)
+        at_N = rows_N - self._first
+        if lowest < self._first:  # rows whose space was given back: they can only be dead
             assert not weights_N[at_N < 0].any(), "a row that was given up is set again"
             at_N, weights_N = at_N[at_N >= 0], weights_N[at_N >= 0]
-        if len(at_N) > 1 and len(at_N) < 4096 and len(np.unique(at_N)) < len(at_N):
-            last = len(at_N) - 1 - np.unique(at_N[::-1], return_index=True)[1]
-            at_N, weights_N = at_N[last], weights_N[last]
-        if len(at_N) >= 4096:
-            self._weights[at_N] = weights_N
-            self._refresh()
-            return
-        self._total += float((weights_N - self._weights[at_N]).sum())
-        self._weights[at_N] = weights_N
         self._greatest = max(self._greatest, greatest)
         self._since_refresh += len(at_N)
-        if self._since_refresh > REFRESH_EVERY:
+        if len(at_N) >= MANY or self._since_refresh > REFRESH_EVERY:
+            self._weights[at_N] = weights_N
             self._refresh()
         elif self._levels is not None:
+            self._weights[at_N] = weights_N
             self._update_levels(at_N)
+        else:
+            ordered_N = np.sort(at_N)
+            if np.logical_or.reduce(ordered_N[1:] == ordered_N[:-1]):
+                last = len(at_N) - 1 - np.unique(at_N[::-1], return_index=True)[1]
+                at_N, weights_N = at_N[last], weights_N[last]
+            self._total += float(np.add.reduce(weights_N - self._weights.take(at_N)))
+            self._weights[at_N] = weights_N
 
     def sample(self, n: int, random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """n independent draws: rows, and what probability a draw had of being it. None if all weights are 0."""
@@ -82,11 +95,11 @@ class PrioritySampler:
                 return np.empty(0, np.int64), np.empty(0)
         if self._is_bounded():
             self._levels = None
-            at_N = self._reject(n, random)
+            at_N = _reject(self._weights[: self._used], self._total, self._greatest, n, random)
         else:
             parts = [self._descend(min(DESCEND_AT_ONCE, n - done), random) for done in range(0, n, DESCEND_AT_ONCE)]
-            at_N = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        return at_N + self._first, self._weights[at_N] / self._total
+            at_N = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
+        return at_N + self._first, self._weights.take(at_N) / self._total
 
     def _is_bounded(self) -> bool:
         if self._greatest * self._used <= REJECTION_RATIO_MAX * self._total:
@@ -96,59 +109,38 @@ class PrioritySampler:
             return self._greatest * self._used <= REJECTION_RATIO_MAX * self._total
         return False
 
-    def _reject(self, n: int, random: np.random.Generator) -> NDArray[np.int64]:
-        kept: list[NDArray[np.int64]] = []
-        missing = n
-        tries_per_draw = self._greatest * self._used / self._total
-        while missing > 0:
-            # One uniform number chooses the row and, by what is behind the point, whether it is kept.
-            chosen = random.random(int(missing * tries_per_draw * 1.1) + 16)
-            chosen *= self._used
-            at = chosen.astype(np.int64)
-            chosen -= at
-            chosen *= self._greatest
-            at = at[chosen < self._weights[at]][:missing]
-            kept.append(at)
-            missing -= len(at)
-        return kept[0] if len(kept) == 1 else np.concatenate(kept)
-
     def _descend(self, n: int, random: np.random.Generator) -> NDArray[np.int64]:
-        if self._levels is None:
-            self._build_levels()
-        assert self._levels is not None
-        top = np.cumsum(self._levels[-1])
-        targets = random.random(n) * top[-1]
-        at_N: NDArray[np.int64] = np.searchsorted(top, targets, side="right")
-        np.minimum(at_N, np.flatnonzero(self._levels[-1])[-1], out=at_N)
-        for level in [*self._levels[-2::-1], self._padded()]:
-            branches_NB = level.reshape(-1, BRANCHES)[at_N]
-            sums_NB = np.cumsum(branches_NB, axis=1)
-            # A fresh number in each node: what is left of the old one has fewer and fewer bits.
-            targets = random.random(n) * sums_NB[:, -1]
-            inner_N = (sums_NB <= targets[:, None]).sum(axis=1)
-            at_N = at_N * BRANCHES + inner_N
+        levels = self._levels if self._levels is not None else self._build_levels()
+        top = levels[-1]
+        greatest = float(np.maximum.reduce(top))
+        if greatest * len(top) <= REJECTION_RATIO_MAX * self._total:  # a sum of hundreds is seldom far above the mean
+            at_N = _reject(top, self._total, greatest, n, random)
+        else:
+            up_to = np.cumsum(top)
+            at_N = np.searchsorted(up_to, random.random(n) * up_to[-1], side="right")
+        for level in [*levels[-2::-1], self._weights]:
+            sums_NB = level.reshape(-1, BRANCHES).take(at_N, axis=0) @ _UP_TO
+            # A fresh number in each node: what is left of the old one has fewer and fewer bits. Less than one times a
+            # sum is less than the sum, and no sum of nothing is greater than nothing: weight 0 is never chosen.
+            targets_N = random.random(n) * sums_NB[:, -1]
+            at_N = at_N * BRANCHES + (sums_NB > targets_N[:, None]).argmax(axis=1)
         return at_N
 
-    def _room_for(self, rows_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of rows, after making room for those that are new."""
-        lowest, highest = int(rows_N.min()), int(rows_N.max())
+    def _make_room(self, lowest: int, highest: int) -> None:
+        """Make room for rows up to `highest`, of which `lowest` is one."""
         if self._first < 0:
             self._first = lowest
         if highest - self._first >= len(self._weights):
             (living,) = np.nonzero(self._weights[: self._used])
-            given_up = int(living[0]) if len(living) else self._used
-            if len(living) == 0:
-                given_up = lowest - self._first
+            given_up = int(living[0]) if len(living) else lowest - self._first
             keep = self._weights[given_up : self._used] if given_up < self._used else self._weights[:0]
             self._first += given_up
             needed = highest - self._first + 1
-            size = -(-max(needed, needed * 5 // 4) // BRANCHES) * BRANCHES
-            self._weights = np.zeros(size)
+            self._weights = np.zeros(_whole(max(needed, needed * 5 // 4)))
             self._weights[: len(keep)] = keep
             self._used = len(keep)
             self._levels = None
         self._used = max(self._used, highest - self._first + 1)
-        return rows_N - self._first
 
     def _refresh(self) -> None:
         used = self._weights[: self._used]
@@ -158,29 +150,51 @@ class PrioritySampler:
         if self._levels is not None:
             self._build_levels()
 
-    def _padded(self) -> NDArray[np.float64]:
-        rest = -len(self._weights) % BRANCHES
-        if rest:
-            self._weights = np.concatenate([self._weights, np.zeros(rest)])
-        return self._weights
-
-    def _build_levels(self) -> None:
-        """Sums of 64 weights each, sums of 64 of those, …, until at most 4,096 are left."""
+    def _build_levels(self) -> list[NDArray[np.float64]]:
+        """Sums of 16 weights each, and of 16 of those, until few enough are left."""
         levels: list[NDArray[np.float64]] = []
-        level: NDArray[np.float64] = self._padded()
-        while not levels or len(level) > BRANCHES**2:
-            level = level.reshape(-1, BRANCHES).sum(axis=1)
-            level = np.concatenate([level, np.zeros(-len(level) % BRANCHES)])
+        level: NDArray[np.float64] = self._weights
+        while not levels or len(level) > TOP_MAX:
+            level = level.reshape(-1, BRANCHES) @ _ONES
+            level = np.concatenate([level, np.zeros(_whole(len(level)) - len(level))])
             levels.append(level)
         self._levels = levels
+        return levels
 
     def _update_levels(self, at_N: NDArray[np.int64]) -> None:
+        """After weights were set. A sum of which two parts changed is taken twice: cheaper than to find out."""
         below: NDArray[np.float64] = self._weights
         assert self._levels is not None
         for level in self._levels:
-            at_N = np.unique(at_N // BRANCHES)
-            level[at_N] = below.reshape(-1, BRANCHES)[at_N].sum(axis=1)
+            at_N = at_N // BRANCHES
+            level[at_N] = below.reshape(-1, BRANCHES).take(at_N, axis=0) @ _ONES
             below = level
+        self._total = float(np.add.reduce(below))
+
+
+def _reject(
+    weights: NDArray[np.float64], total: float, greatest: float, n: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """n positions in proportion to the weights, of which none is above `greatest`."""
+    kept: list[NDArray[np.int64]] = []
+    missing = n
+    tries_per_draw = greatest * len(weights) / total
+    while missing > 0:
+        # One uniform number chooses the position and, by what is behind the point, whether it is kept.
+        chosen = random.random(int(missing * tries_per_draw * 1.1) + 16)
+        chosen *= len(weights)
+        at = chosen.astype(np.int64)
+        chosen -= at
+        chosen *= greatest
+        at = at[chosen < weights.take(at)][:missing]
+        kept.append(at)
+        missing -= len(at)
+    return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+
+def _whole(length: int) -> int:
+    """The length that is a whole number of nodes."""
+    return -(-length // BRANCHES) * BRANCHES
 
 
 def importance_weights(probabilities_N: NDArray[np.floating[Any]], size: int, exponent: float) -> NDArray[np.float64]:
