@@ -39,7 +39,7 @@ class RolloutCache:
         self.kept = [torch.nn.functional.pad(old, (0, 0, 0, 0, 0, 0, 0, more)) for old in self.kept]
         self.seen = torch.nn.functional.pad(self.seen, (0, 0, 0, more), value=self.unseen)
 
-    def fill(self, start: int, lengths: Sequence[int], copies: int) -> None:
+    def fill(self, lengths: Sequence[int], copies: int, start: int = 0) -> None:
         """The next forward computes prefixes of these lengths; each is kept in `copies` adjacent rows, from `start` on.
 
         What those rows held before is forgotten.

@@ -191,7 +191,7 @@ class SharedFlight:
             audit_image_tokens(name, prompt.ids, prompt.images, self.backbone.image_token_id)
         placed = [self.backbone.positions(prompt.ids, prompt.images, 0) for prompt in opened]
         lengths = [len(prompt.ids) for prompt in opened]
-        self.cache.fill(len(self.decoding), lengths, copies)
+        self.cache.fill(lengths, copies, len(self.decoding))
         hidden = self.forward.hidden(
             _padded([prompt.ids for prompt in opened]).to(self.policy.device),
             self._features(images),
