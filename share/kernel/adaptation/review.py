@@ -189,6 +189,21 @@ class ReviewQueue:
             assert decision is not None, "it was decided just now"
         return decision
 
+    def find(self, task_id: str) -> ReviewTask:
+        """A task, decided or not. Raises UnknownReview."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT cause, created_at, leased_until FROM tasks WHERE task_id = ?", (task_id,)
+            ).fetchone()
+        if row is None:
+            raise UnknownReview(f"review {task_id}: no such task; it was never queued, has expired or was erased")
+        return ReviewTask(task_id, *row)
+
+    def decision(self, task_id: str) -> ReviewDecision | None:
+        """What was decided of a task; None for one that waits, or is unknown."""
+        with self._transaction() as connection:
+            return _decision(connection, task_id)
+
     def unsettled(self) -> list[ReviewDecision]:
         """Decisions whose effect nobody has confirmed with `settle`, the oldest first: to be done again after a crash.
 

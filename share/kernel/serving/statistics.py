@@ -8,6 +8,7 @@ from typing import Literal
 
 from share.kernel.contracts.run import Metric
 from share.kernel.contracts.serving import Expert
+from share.kernel.serving.update_task import UpdateResult
 from share.kernel.transport.supervisor import SupervisorStatus
 
 LearningState = Literal["on", "off", "suspended", "no_worker", "no_audit_log"]
@@ -82,16 +83,17 @@ class EvidenceStatistics:
 
 @dataclass(frozen=True, slots=True)
 class LearningStatistics:
-    """Updates since the start. `kl` is the divergence from the frozen policy in nats per token and `beta` its
-    coefficient, as the last update said; `not_sent` counts by reason; `worker` is None where there is none."""
+    """Updates since the start. `outcomes` counts what the worker made of them, `not_sent` and `gate` by reason; `last`
+    is what the last update said of itself (divergences, beta, the worker's mode and counters), None before the first;
+    `worker` is None where there is none."""
 
     state: LearningState
     sent: int
     confirmed: int
+    outcomes: Mapping[str, int]
     not_sent: Mapping[str, int]
     gate: Mapping[str, int]
-    kl: float | None
-    beta: float | None
+    last: UpdateResult | None
     worker: SupervisorStatus | None
 
 
@@ -110,7 +112,10 @@ class ReleaseStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """All of it; `started_at` in seconds since 1970, `behind` what waits to be recorded and done behind the answers."""
+    """All of it; `started_at` in seconds since 1970, `behind` what waits to be recorded and done behind the answers.
+
+    `reviews` as `ReviewQueue.counts`; `feedback` of clients (`right`, `wrong`); `troubles` counts by part and reason.
+    """
 
     started_at: float
     behind: int
@@ -120,7 +125,9 @@ class Statistics:
     learning: LearningStatistics
     releases: ReleaseStatistics
     reviews: Mapping[str, int]
+    feedback: Mapping[str, int]
     erasures: int
+    troubles: Mapping[str, Mapping[str, int]]
 
 
 __all__ = [

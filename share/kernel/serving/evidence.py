@@ -1,0 +1,259 @@
+"""What audited items say of each expert: weights, calibration, and whether the adapted policy does harm. Durable.
+
+Only items of the random share count, because only they are like the stream. A file is written whole and synced before
+an item counts, and names the reviews that it has in it, so that none counts twice whatever is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from share.kernel.adaptation.arbiter import Arbiter
+from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
+from share.kernel.adaptation.review import DAY_S
+from share.kernel.contracts.serving import Expert
+from share.kernel.errors import ConfigError
+from share.kernel.events import StructuredLogger
+from share.kernel.files import write_json
+from share.kernel.serving.engine_config import EngineConfig
+from share.kernel.serving.statistics import EvidenceStatistics, ExpertStatistics
+
+EXPERTS: tuple[Expert, ...] = ("frozen", "adapted", "memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """An item of the random share that a person has judged.
+
+    `given` is the expert whose answer was given; `confidence` what it stated, `stated` what the client was told.
+    `frozen`, `adapted` and `memory` say whether each expert's own answer was right: None where that is not known.
+    `is_whole` when each of them was asked; else it says nothing of who is better. `version` is that of the adapted
+    policy, `at` in seconds since 1970.
+    """
+
+    given: Expert
+    confidence: float
+    stated: float
+    frozen: bool | None
+    adapted: bool | None
+    memory: bool | None
+    is_whole: bool
+    version: str
+    at: float
+
+    @property
+    def was_right(self) -> bool:
+        """Of the answer that was given; a judged answer is never unknown."""
+        return bool(getattr(self, self.given))
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What answering looks at; replaced as a whole."""
+
+    weights: Mapping[Expert, float]
+    audits: int
+    temperatures: Mapping[str, float]
+    records: Mapping[Expert, tuple[int, int]]
+
+
+class Evidence:
+    """The evidence in one file. Thread-safe; reading waits for nobody.
+
+    A file that cannot be read is as good as none, and logged: without evidence the frozen policy answers.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: EngineConfig,
+        logger: StructuredLogger,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = path
+        self._config = config
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._arbiter = Arbiter({name: getattr(config.prior, name) for name in EXPERTS})
+        self._window: deque[Audit] = deque(maxlen=config.evidence_window)
+        self._counted: dict[str, None] = {}  # reviews that are in it and not settled yet
+        try:
+            self._load()
+        except (ValueError, TypeError, KeyError, ConfigError) as error:
+            logger.error("evidence_lost", f"{path}: cannot be used, the frozen policy answers: {error}")
+            self._arbiter = Arbiter({name: getattr(config.prior, name) for name in EXPERTS})
+            self._window.clear()
+            self._counted.clear()
+        self._view = self._looked()
+
+    @property
+    def weights(self) -> Mapping[Expert, float]:
+        """Weight of each expert; they sum to one."""
+        return self._view.weights
+
+    @property
+    def policy(self) -> Expert:
+        """Which of the two policies answers: the adapted one only where audited items speak for it."""
+        view = self._view
+        return "adapted" if view.audits and view.weights["adapted"] > view.weights["frozen"] else "frozen"
+
+    def record_of(self, expert: Expert) -> tuple[int, int]:
+        """How many items of the window are known of this expert, and how many of these it got right."""
+        return self._view.records[expert]
+
+    def overrules(self, ran: Expert, trust: float, *, are_one: bool) -> bool:
+        """Whether the memory's answer is given where it differs from that of the policy that ran.
+
+        Its weight counts by `trust`; what it lacks is the policy's. Two policies of one version (`are_one`) are of one
+        mind; else only the one that ran has a say, for what the other thinks is not known.
+        """
+        view = self._view
+        if not view.audits:
+            return False
+        memory = trust * view.weights["memory"]
+        return memory > (1.0 - view.weights["memory"] if are_one else view.weights[ran])
+
+    def calibrated(self, given: Expert, confidence: float) -> float:
+        """The probability of being right, of one that was stated with an answer of this expert."""
+        return _tempered(confidence, self._view.temperatures[_voice(given)])
+
+    def has(self, review_id: str) -> bool:
+        """Whether this review has counted and is not settled."""
+        return review_id in self._counted
+
+    def record(self, review_id: str, audit: Audit | None) -> None:
+        """Count a decided review that has not counted. None is one outside the random share.
+
+        Durable at return. Raises OSError when it is not, and then it has not counted.
+        """
+        assert review_id not in self._counted, "a review counts once"
+        with self._lock:
+            before = self._arbiter.state(), list(self._window)
+            if audit is not None:
+                self._learn(audit)
+            self._counted[review_id] = None
+            try:
+                self._store()
+            except BaseException:
+                self._arbiter.restore(before[0])
+                self._window = deque(before[1], maxlen=self._window.maxlen)
+                del self._counted[review_id]
+                raise
+            self._view = self._looked()
+
+    def keep_only(self, review_ids: Collection[str]) -> None:
+        """Of the reviews that counted, only these are not settled yet."""
+        with self._lock:
+            self._counted = {each: None for each in self._counted if each in review_ids}
+
+    def settled(self, review_id: str) -> None:
+        """The review is never told again. Takes effect on disk with the next one that counts."""
+        with self._lock:
+            self._counted.pop(review_id, None)
+
+    def distrust(self) -> None:
+        """The adapted policy was taken back: what speaks for it is gone, and its weight is that of the prior at most.
+
+        Raises OSError when it cannot be stored; it holds nevertheless until the engine ends.
+        """
+        with self._lock:
+            state = self._arbiter.state()
+            prior = self._config.prior
+            most = prior.adapted / (prior.frozen + prior.adapted + prior.memory)
+            spare = max(0.0, state["adapted"] - most)
+            self._arbiter.restore({**state, "adapted": state["adapted"] - spare, "frozen": state["frozen"] + spare})
+            self._view = self._looked()
+            self._store()
+
+    def is_harmful(self, version: str) -> bool:
+        """Whether this version has clearly lost against the frozen policy on the items that judged both."""
+        with self._lock:
+            pairs = [(each.adapted, each.frozen) for each in self._window if each.version == version]
+        won = sum(adapted is True and frozen is False for adapted, frozen in pairs)
+        lost = sum(adapted is False and frozen is True for adapted, frozen in pairs)
+        if lost <= won:
+            return False
+        chance = sum(math.comb(won + lost, lost + more) for more in range(won + 1)) / 2 ** (won + lost)
+        return bool(chance <= self._config.harm_probability)
+
+    def expire(self) -> None:
+        """Drop what is older than is kept. Raises OSError."""
+        oldest = self._clock() - self._config.retention_days * DAY_S
+        with self._lock:
+            kept = [each for each in self._window if each.at > oldest]
+            if len(kept) < len(self._window):
+                self._window = deque(kept, maxlen=self._window.maxlen)
+                self._view = self._looked()
+                self._store()
+
+    def statistics(self) -> EvidenceStatistics:
+        with self._lock:
+            window = list(self._window)
+        view = self._view
+        experts = {name: ExpertStatistics(view.weights[name], *view.records[name]) for name in EXPERTS}
+        was_right = np.array([each.was_right for each in window], bool)
+        errors = [
+            calibration_error(np.array([getattr(each, field) for each in window]), was_right) if window else None
+            for field in ("confidence", "stated")
+        ]
+        return EvidenceStatistics(view.audits, experts, view.temperatures, errors[0], errors[1])
+
+    def _learn(self, audit: Audit) -> None:
+        """Whose answer is not known to be wrong is taken for right if it is the frozen policy, for wrong if not: what
+        is not known never speaks against the frozen policy."""
+        self._window.append(audit)
+        if audit.is_whole:
+            self._arbiter.learn(np.array([audit.frozen is False, audit.adapted is not True, audit.memory is not True]))
+
+    def _looked(self) -> _View:
+        weights = self._arbiter.weights
+        temperatures = {}
+        for voice in ("policy", "memory"):
+            heard = [each for each in self._window if _voice(each.given) == voice]
+            sure_N = np.array([each.confidence for each in heard])
+            wrong_N = np.array([not each.was_right for each in heard], np.int64)
+            temperatures[voice] = fit_temperature(np.stack([sure_N, 1 - sure_N], axis=1), wrong_N) if heard else 1.0
+        records: dict[Expert, tuple[int, int]] = {}
+        for name in EXPERTS:
+            known = [getattr(each, name) for each in self._window if getattr(each, name) is not None]
+            records[name] = len(known), sum(known)
+        return _View({name: weights[name] for name in EXPERTS}, self._arbiter.audits, temperatures, records)
+
+    def _load(self) -> None:
+        if not self._path.exists():
+            return
+        told: dict[str, Any] = json.loads(self._path.read_bytes())
+        self._arbiter.restore(told["experts"])
+        self._window.extend(Audit(**each) for each in told["window"])
+        self._counted = dict.fromkeys(told["counted"])
+
+    def _store(self) -> None:
+        content = {
+            "experts": self._arbiter.state(),
+            "counted": list(self._counted),
+            "window": [asdict(each) for each in self._window],
+        }
+        write_json(self._path, content)
+
+
+def _voice(given: Expert) -> str:
+    """Confidences of the two policies are of one make, those of the vote of another."""
+    return "memory" if given == "memory" else "policy"
+
+
+def _tempered(confidence: float, temperature: float) -> float:
+    return float(tempered(np.array([[confidence, 1.0 - confidence]]), temperature)[0, 0])
+
+
+__all__ = ["EXPERTS", "Audit", "Evidence"]
