@@ -45,7 +45,7 @@ def write_checkpoint(directory: Path, step: int, identity: str, parts: Mapping[s
     """
     directory.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(directory)
-    target = directory / f"step_{step:08d}"
+    target = directory / _name(step)
     temporary = directory / f".writing-{target.name}"
     temporary.mkdir()
     files: dict[str, _File] = {}
@@ -68,13 +68,15 @@ def write_checkpoint(directory: Path, step: int, identity: str, parts: Mapping[s
     return target
 
 
-def read_checkpoint(directory: Path, identity: str) -> Checkpoint | None:
-    """The newest good checkpoint below `directory`; None when there never was one.
+def read_checkpoint(directory: Path, identity: str, step: int | None = None) -> Checkpoint | None:
+    """The newest good checkpoint below `directory`, or that of `step` alone; None when there never was one.
 
     Raises CheckpointError when there are checkpoints and none is good, or the newest good one is another training's.
     """
     damaged: list[str] = []
     for path in _newest_first(directory):
+        if step is not None and path.name != _name(step):
+            continue
         try:
             manifest = _verified_manifest(path)
         except CheckpointError as error:
@@ -168,6 +170,10 @@ def _verified_manifest(path: Path) -> _Manifest:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path.name}: {' '.join(str(error).split())}") from error
     return manifest
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def _newest_first(directory: Path) -> list[Path]:

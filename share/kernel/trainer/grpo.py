@@ -18,6 +18,7 @@ from share.kernel.contracts.run import RunContext
 from share.kernel.data.curriculum import RewardCurriculum
 from share.kernel.errors import Interrupted
 from share.kernel.media.operator import Operator, load_operator
+from share.kernel.policy.learner import Learner
 from share.kernel.policy.loading import load_policy
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.losses import UpdateSize, policy_loss
@@ -29,7 +30,6 @@ from share.kernel.trainer.checkpoints import RunCheckpoints
 from share.kernel.trainer.evaluation import Evaluation, answered, evaluate
 from share.kernel.trainer.grpo_config import GRPOConfig
 from share.kernel.trainer.history import History, StepReport
-from share.kernel.trainer.learner import Learner
 from share.kernel.trainer.monitor import Monitor
 from share.kernel.trainer.optimization import learning_rate_at, seed_everything
 from share.kernel.trainer.prompts import PromptStream, build_task, held_out

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from share.kernel.contracts.run import RunContext
+from share.kernel.policy.learner import Learner
 from share.kernel.policy.loading import Policy
 from share.kernel.trainer.history import StepReport
-from share.kernel.trainer.learner import Learner
 from share.kernel.trainer.optimization import peak_memory_bytes
 
 STEPS = 2

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from share.kernel.contracts.run import RunContext
 from share.kernel.policy.checkpoint import sha256_of_tensors
+from share.kernel.policy.learner import Learner
 from share.kernel.policy.loading import Policy
 from share.kernel.policy.rollout import how_rollouts_run
 from share.kernel.report.curves import write_curves
 from share.kernel.report.gallery import GalleryItem, write_gallery
-from share.kernel.trainer.learner import Learner
 
 
 def leave_results(run: RunContext, policy: Policy, learner: Learner, step: int, items: Sequence[GalleryItem]) -> None:

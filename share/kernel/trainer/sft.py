@@ -19,6 +19,7 @@ from share.kernel.contracts.run import RunContext
 from share.kernel.data.curriculum import StageCurriculum
 from share.kernel.errors import Interrupted, TaskError
 from share.kernel.media.operator import load_operator
+from share.kernel.policy.learner import Learner
 from share.kernel.policy.loading import load_policy
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.rollout import Rollout, open_scene, teacher_forced
@@ -26,7 +27,6 @@ from share.kernel.trainer.checkpoints import RunCheckpoints
 from share.kernel.trainer.evaluation import evaluate
 from share.kernel.trainer.exam import Exam, SkillScores
 from share.kernel.trainer.history import History, StepReport
-from share.kernel.trainer.learner import Learner
 from share.kernel.trainer.monitor import Monitor
 from share.kernel.trainer.optimization import learning_rate_at, seed_everything
 from share.kernel.trainer.prompts import PromptStream, build_task, held_out
