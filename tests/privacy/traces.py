@@ -1,0 +1,60 @@
+"""Whether anything of what was to stay off a disk is on it: every byte of every file below a directory is looked at."""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Personal data in a file, or in its name."""
+
+    path: Path
+    text: str
+
+
+def traces(directory: Path, texts: Iterable[str]) -> list[Trace]:
+    """Every one of `texts` that is in a file below, in any case: as UTF-8 or UTF-16, as JSON or a URL writes it, in
+    Base64, without its separators, or in what zlib packed."""
+    looked_for = [(text, _spellings(text)) for text in texts]
+    found = []
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        content = b"\n".join((str(path.relative_to(directory)).encode(), path.read_bytes(), *_unpacked(path)))
+        content = content.lower()
+        squeezed = re.sub(rb"[ .()/-]", b"", content)
+        found += [
+            Trace(path, text)
+            for text, (spellings, bare) in looked_for
+            if any(spelling in content for spelling in spellings) or (bare and bare in squeezed)
+        ]
+    return found
+
+
+def _spellings(text: str) -> tuple[set[bytes], bytes]:
+    """How a text may be written, and what is left of a long one without separators."""
+    plain = text.encode()
+    spellings = {
+        plain,
+        text.encode("utf-16-le"),
+        text.encode("ascii", "backslashreplace"),
+        "".join(c if c.isalnum() else f"%{ord(c):02X}" for c in text).encode(),
+        *(base64.b64encode(b" " * shift + plain)[shift and 4 : -4] for shift in range(3) if len(plain) >= 9),
+    }
+    bare = re.sub(rb"[ .()/-]", b"", plain.lower())
+    return {spelling.lower() for spelling in spellings}, bare if len(bare) >= 8 else b""
+
+
+def _unpacked(path: Path) -> list[bytes]:
+    content = path.read_bytes()
+    parts = []
+    for match in re.finditer(rb"\x78[\x01\x5e\x9c\xda]|\x1f\x8b\x08", content):
+        try:
+            parts.append(zlib.decompressobj(47).decompress(content[match.start() :]))
+        except zlib.error:
+            continue
+    return parts
