@@ -194,6 +194,10 @@ class VersionConflict(VersionProblem):
     """Another version is live than the one that was to be replaced. The message names it."""
 
 
+class UpdateRefused(PixelisError):
+    """Nothing can be learned from a task: a field is missing or wrong, or an image is none. The message names it."""
+
+
 class Interrupted(PixelisError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and stopped at a point from which it can be resumed."""
 

@@ -204,18 +204,25 @@ def rollout(
 
     A pure function of weights, prompts and key: the samples depend on neither the batch nor on time.
     """
-    from share.kernel.policy.engine import run_shared
-    from share.kernel.policy.plain import run_plain
-
     rows_max = max(1, config.rows_max // config.group_size)
     schemas = operator.schemas()
     groups: list[Group] = []
+    for first in range(0, len(prompts), rows_max):
+        opened = [open_prompt(policy, prompt, schemas) for prompt in prompts[first : first + rows_max]]
+        groups += rollout_opened(policy, opened, operator, config, key)
+    return groups
+
+
+def rollout_opened(
+    policy: Policy, opened: Sequence[OpenedPrompt], operator: Operator, config: RolloutConfig, key: RolloutKey
+) -> list[Group]:
+    """The same of prompts that were opened before, by any policy that is shown images alike; all at one time."""
+    from share.kernel.policy.engine import run_shared
+    from share.kernel.policy.plain import run_plain
+
     run = run_plain if how_rollouts_run(policy) == "plain" else run_shared
     with torch.no_grad():
-        for first in range(0, len(prompts), rows_max):
-            opened = [open_prompt(policy, prompt, schemas) for prompt in prompts[first : first + rows_max]]
-            groups += run(policy, opened, operator, config, key)
-    return groups
+        return run(policy, opened, operator, config, key)
 
 
 class Flight(Protocol):
@@ -520,6 +527,7 @@ __all__ = [
     "open_scene",
     "perform",
     "rollout",
+    "rollout_opened",
     "settle",
     "start",
     "teacher_forced",
