@@ -23,8 +23,7 @@ FAR = 10**9
 
 def experience(number: int | str, **fields: Any) -> Experience:
     """Experience `e<number>`; its embedding is of its number, so that any process makes the same one."""
-    seed = int.from_bytes(str(number).encode(), "little") % 2**63
-    embedding_D = np.random.default_rng(seed).standard_normal(DIMENSION)
+    embedding_D = np.random.default_rng(list(str(number).encode())).standard_normal(DIMENSION)
     embedding_D /= np.linalg.norm(embedding_D)
     values: dict[str, Any] = {
         "id": f"e{number}",

@@ -32,7 +32,7 @@ START = 64
 """Offset of the first frame."""
 
 PIECE_BYTES_MIN = 1 << 16
-PIECE_BYTES_MAX = 1 << 22
+PIECE_BYTES_MAX = 1 << 18
 
 _FIELDS = Struct("<IIIQQQQ8x")
 _BEGINNING = Struct("<8sI")

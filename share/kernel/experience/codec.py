@@ -28,7 +28,8 @@ UNIT_TOLERANCE = 2e-3
 """How far the squared length of an embedding may be from one: float16 rounds to about 5e-4."""
 
 _HEAD = struct.Struct("<BBBBIQdfI")
-_DTYPES: Mapping[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f2")}
+_SINGLE, _HALF = 1, 2
+_DTYPES: Mapping[int, np.dtype[Any]] = {_SINGLE: np.dtype("<f4"), _HALF: np.dtype("<f2")}
 _COLUMNS: Mapping[RecordType, tuple[np.dtype[Any], ...]] = {
     RecordType.REMOVE: (np.dtype("<u8"),),
     RecordType.PRIORITY: (np.dtype("<u8"), np.dtype("<f4")),
@@ -88,7 +89,7 @@ def encode_experience(experience: Experience, priority: float) -> list[bytes | m
     Raises ExperienceRefused for what MessagePack cannot hold. `check_experience` comes before.
     """
     embedding_D = np.ascontiguousarray(experience.embedding)
-    kind = 2 if embedding_D.dtype == np.float16 else 1
+    kind = _HALF if embedding_D.dtype == np.float16 else _SINGLE
     body = _encode_body(experience)
     id_bytes = experience.id.encode()
     head = _HEAD.pack(
@@ -107,14 +108,14 @@ def encode_experience(experience: Experience, priority: float) -> list[bytes | m
 
 def read_head(payload: bytes | memoryview) -> Head:
     """The head of an ADD payload. Raises BufferCorrupt, or BufferProblem for a payload of a later version."""
-    return _split(payload)[0]
+    return _read_head(payload)[0]
 
 
 def decode_experience(payload: bytes | memoryview) -> Experience:
     """The experience as it was added, with the priority it was added with. Raises as `read_head`."""
-    head, body = _split(payload)
+    head, body_offset = _read_head(payload)
     try:
-        fields = msgpack.unpackb(body)
+        fields = msgpack.unpackb(memoryview(payload)[body_offset:])
         trajectory = fields.pop("trajectory", None)
         features = fields.pop("features", {})
         return Experience(
@@ -267,8 +268,8 @@ def _largest(fields: Mapping[str, Any]) -> str:
     return max(fields, key=lambda name: len(msgpack.packb(fields[name])))
 
 
-def _split(payload: bytes | memoryview) -> tuple[Head, memoryview]:
-    """Head and body of an ADD payload."""
+def _read_head(payload: bytes | memoryview) -> tuple[Head, int]:
+    """Head of an ADD payload, and where its body begins."""
     size = len(payload)
     if size < _HEAD.size:
         raise BufferCorrupt(f"an ADD record cannot have {size} bytes")
@@ -283,17 +284,11 @@ def _split(payload: bytes | memoryview) -> tuple[Head, memoryview]:
     id_offset = _HEAD.size + dimension * dtype.itemsize
     if id_offset + id_bytes + body_bytes != size:
         raise BufferCorrupt(f"an ADD record of {size} bytes says that it has {id_offset + id_bytes + body_bytes}")
+    body_offset = id_offset + id_bytes
     embedding_D = np.frombuffer(payload, dtype, dimension, _HEAD.size)
-    view = memoryview(payload)
-    head = Head(
-        view[id_offset : id_offset + id_bytes].tobytes(),
-        subject,
-        created_at,
-        priority,
-        status,
-        embedding_D.astype(np.float32, copy=False),
-    )
-    return head, view[id_offset + id_bytes :]
+    if kind != _SINGLE:
+        embedding_D = embedding_D.astype(np.float32)
+    return Head(bytes(payload[id_offset:body_offset]), subject, created_at, priority, status, embedding_D), body_offset
 
 
 __all__ = [

@@ -15,7 +15,7 @@ from share.kernel.experience.disk import Disk
 from share.kernel.experience.followed import FollowedVectors
 from share.kernel.experience.manifest import Manifest
 from share.kernel.experience.memory import Memory
-from share.kernel.experience.opening import VectorWriter, fill, load_base
+from share.kernel.experience.opening import VectorFeed, load_base
 from share.kernel.experience.replay import replay, stacked
 from share.kernel.experience.retrieval import Retriever
 from share.kernel.experience.state import catch_up, load_state
@@ -92,13 +92,13 @@ def load(
     if manifest is not None:
         shared = Vectors(disk, directory / manifest.vectors, dimension, manifest.dtype)
         vectors = FollowedVectors(dimension, manifest.dtype, shared, state.table.stop)
-    sequence = catch_up(state, log, until=until, follower=VectorWriter(vectors))
     retriever = Retriever(vectors)
     indexed = 0
     if manifest is not None and manifest.index is not None:
         backend = manifest.index_backend
         indexed = load_base(directory, disk, index_of(backend), backend, manifest, retriever, logger)
-    fill(retriever, vectors, max(indexed, state.table.row_base), state.table.stop)
+    feed = VectorFeed(vectors, retriever, max(indexed, state.table.row_base), state.table.stop)
+    sequence = catch_up(state, log, until=until, follower=feed)
     memory = Memory(log, state.table, retriever, priority, random)
     return Following(memory, vectors, max(sequence, until or 0), manifest)
 

@@ -96,13 +96,13 @@ def recover(
         try:
             vectors = _open_vectors(directory, disk, config, state)
             undo.callback(vectors.close)
-            catch_up(state, log, follower=VectorWriter(vectors))
+            retriever = Retriever(vectors)
+            indexed = load_base(directory, disk, index, config.index.name, state.manifest, retriever, logger)
+            feed = VectorFeed(vectors, retriever, max(indexed, state.table.row_base), state.table.stop)
+            catch_up(state, log, follower=feed)
         except OSError as error:
             raise problem(error, f"{directory}: its vectors cannot be written") from error
         astray = _astray(directory, disk, config, state, log) if salvage else np.empty(0, np.uint64)
-        retriever = Retriever(vectors)
-        indexed = load_base(directory, disk, index, config.index.name, state.manifest, retriever, logger)
-        fill(retriever, vectors, max(indexed, state.table.row_base), state.table.stop)
         monitor = RecallMonitor(retriever, config.check_recall_every) if config.check_recall_every else None
         if monitor is not None:
             undo.callback(monitor.close)
@@ -125,20 +125,32 @@ def _astray(
     return np.setxor1d(ours, theirs)
 
 
-class VectorWriter:
-    """Keeps the vectors of the rows that replaying adds."""
+class VectorFeed:
+    """Takes the vectors of the rows that replaying adds into their matrix and into the search.
 
-    def __init__(self, vectors: Vectors | FollowedVectors) -> None:
+    Rows from `start` to `stop` are in the matrix already, and searched first. No thread of its own: one that works in
+    small steps beside another that holds the interpreter waits milliseconds for each of them.
+    """
+
+    def __init__(self, vectors: Vectors | FollowedVectors, retriever: Retriever, start: int, stop: int) -> None:
         self._vectors = vectors
+        self._retriever = retriever
+        for first in range(start, stop, BLOCK_ROWS):
+            self._search(first, min(first + BLOCK_ROWS, stop))
 
     def added(self, first_row: int, heads: Sequence[Head]) -> None:
+        """See `Follower`."""
         self._vectors.append(first_row, stacked(heads))
+        self._search(first_row, first_row + len(heads))
 
     def removed(self, rows: Rows) -> None:
-        pass
+        """A search is told which rows live."""
 
     def weighed(self, rows: Rows) -> None:
-        pass
+        """It does not change the vectors."""
+
+    def _search(self, start: int, stop: int) -> None:
+        self._retriever.append(start, self._vectors.stored(start, stop))
 
 
 def _open_vectors(directory: Path, disk: Disk, config: ExperienceBufferConfig, state: State) -> Vectors:
@@ -173,10 +185,4 @@ def load_base(
     return manifest.index_rows
 
 
-def fill(retriever: Retriever, vectors: Vectors | FollowedVectors, start: int, stop: int) -> None:
-    """Let the rows from `start` on be searched beside the base."""
-    for first in range(start, stop, BLOCK_ROWS):
-        retriever.append(first, vectors.block(first, min(first + BLOCK_ROWS, stop)))
-
-
-__all__ = ["VECTORS", "Recovered", "VectorWriter", "fill", "load_base", "recover"]
+__all__ = ["VECTORS", "Recovered", "VectorFeed", "load_base", "recover"]

@@ -12,7 +12,7 @@ from share.kernel.contracts.experience import Record, RecordType
 from share.kernel.experience.codec import Head, decode_changes, read_head
 from share.kernel.experience.table import Rows, Table
 
-RUN_MAX = 1024
+RUN_MAX = 256
 """Most ADD records that are taken together."""
 
 _CHANGES = (RecordType.REMOVE, RecordType.PRIORITY, RecordType.RETRIEVAL, RecordType.STATUS)
@@ -36,34 +36,28 @@ def replay(
 ) -> int:
     """Apply all records. Returns the last sequence, 0 without one; `seen` is told of it now and then."""
     last = 0
-    sequences: list[int] = []
-    locations: list[int] = []
-    heads: list[Head] = []
+    run: list[Record] = []
     for record in records:
         if record.type is RecordType.ADD:
-            sequences.append(record.sequence)
-            locations.append(record.location)
-            heads.append(read_head(record.payload))
-            if len(heads) < RUN_MAX:
+            run.append(record)
+            if len(run) < RUN_MAX:
                 continue
-        if heads:
-            last = sequences[-1]
-            add(table, sequences, locations, heads, follower)
-            sequences, locations, heads = [], [], []
+        if run:
+            last = _add_all(table, run, follower)
+            run = []
             if seen is not None:
                 seen(last)
         if record.type is not RecordType.ADD:
             change(table, record.sequence, record.type, record.payload, follower)
             last = record.sequence
-    if heads:
-        last = sequences[-1]
-        add(table, sequences, locations, heads, follower)
-    return last
+    return _add_all(table, run, follower) if run else last
 
 
 def stacked(heads: Sequence[Head]) -> NDArray[np.float32]:
     """Their embeddings, shape (N, D)."""
-    return heads[0].embedding[None] if len(heads) == 1 else np.stack([head.embedding for head in heads])
+    if len(heads) == 1:
+        return heads[0].embedding[None]
+    return np.concatenate([head.embedding for head in heads]).reshape(len(heads), -1)
 
 
 def add(
@@ -94,6 +88,14 @@ def add(
         follower.added(first, heads)
         if len(evicted):
             follower.removed(evicted)
+
+
+def _add_all(table: Table, run: Sequence[Record], follower: Follower | None) -> int:
+    """Apply ADD records that follow each other. Returns the last sequence."""
+    sequences = [record.sequence for record in run]
+    heads = [read_head(record.payload) for record in run]
+    add(table, sequences, [record.location for record in run], heads, follower)
+    return sequences[-1]
 
 
 def change(

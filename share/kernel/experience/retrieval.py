@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from share.kernel.contracts.kinds import BuiltIndex
 from share.kernel.experience.sketch import CHUNK_ROWS, Sketch, distances, nearest
+from share.kernel.experience.vectors import to_float32
 
 TAIL_ROWS = 512
 """Rows that leave the exact tier at once; it holds at most twice as many."""
@@ -83,9 +84,10 @@ class Retriever:
     def append(self, first_row: int, vectors_ND: NDArray[Any]) -> None:
         """Search rows first_row, first_row + 1, … from now on. Their vectors, shape (N, D), are in the matrix already.
 
-        The first call says where the rows begin; later ones go on without a gap.
+        They may be given as the matrix keeps them or as float32. The first call says where the rows begin; later ones
+        go on without a gap.
         """
-        rounded_ND = np.asarray(vectors_ND).astype(self._dtype, copy=False).astype(np.float32, copy=False)
+        rounded_ND = to_float32(np.asarray(vectors_ND).astype(self._dtype, copy=False))
         with self._changing:
             state = self._state
             if state.tail is None:
