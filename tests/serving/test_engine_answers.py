@@ -1,0 +1,261 @@
+"""The path of a request: what the answer rests on, what is kept of it, and what it survives."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from share.kernel.adaptation.audit import AuditLog
+from share.kernel.adaptation.gate import Gate
+from share.kernel.contracts.experience import Status
+from share.kernel.contracts.task import Prompt
+from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
+from share.kernel.data.checkers import canonical
+from share.kernel.errors import ServiceFull, UnknownTrace
+from share.kernel.serving.gate_log import read_gate_log
+from tests.buffer.faults import FaultyDisk
+from tests.serving.engines import Maker, ask
+
+
+class Stuck:
+    """A stranger's voter that never comes back until it is let go, and then fails."""
+
+    def __init__(self) -> None:
+        self.is_let_go = threading.Event()
+
+    def vote(self, policy: Vote, others: Sequence[Vote], answer_type: AnswerType, /) -> VotingResult:
+        self.is_let_go.wait()
+        raise RuntimeError("no idea")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def test_without_audited_evidence_the_answer_is_the_frozen_policys(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path, gate={"cold_start_threshold": 1})
+    first = parts.ask(questions[0])
+    own = parts.buffer.get(first.trace_id)
+    assert own is not None
+    for number in range(20):
+        parts.buffer.add(replace(own, id=f"other-{number}", answer="41", status=Status.APPROVED))
+    second = parts.ask(questions[0])
+    assert (second.answer, second.expert, second.path) == (first.answer, "frozen", "policy")
+    assert second.votes is not None
+    assert second.votes.answer == "41", "the memory was of another mind, and did not count"
+    assert set(second.elapsed_ms) == {"queue", "predict", "consult", "total"}
+
+
+def test_the_memory_answers_where_audited_items_speak_for_it(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path, gate={"cold_start_threshold": 1})
+    replies = []
+    for number in range(8):
+        replies.append(parts.ask(questions[0], f"trace-{number}"))
+        parts.engine.process_human_review_decision(f"trace-{number}", False, reviewer="anna", answer="41")
+    assert replies[0].expert == "frozen"
+    last = parts.ask(questions[0])
+    assert (last.answer, last.expert, last.path) == ("41", "memory", "consensus")
+    evidence = parts.engine.get_statistics().evidence
+    assert evidence.experts["frozen"].accuracy == 0.0
+    assert evidence.experts["memory"].weight > evidence.experts["frozen"].weight
+    before = evidence.experts
+    parts.engine.close()
+    again = make(tmp_path, gate={"cold_start_threshold": 1})
+    assert again.engine.get_statistics().evidence.experts == before, "evidence survives"
+    assert again.ask(questions[0]).expert == "memory"
+
+
+def test_a_client_has_one_vote_and_a_reviewed_answer_its_own(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path, neighbors=32)
+    own = parts.buffer.get(parts.ask(questions[0], client="anna").trace_id)
+    assert own is not None
+    for number in range(5):
+        parts.buffer.add(replace(own, id=f"anna-{number}", answer="41", metadata={**own.metadata, "client": "anna"}))
+        parts.buffer.add(replace(own, id=f"wrong-{number}", answer="43", status=Status.REJECTED))
+    parts.buffer.add(replace(own, id="sure", answer="42", status=Status.APPROVED))
+    reply = parts.ask(questions[0])
+    assert reply.votes is not None
+    counted = {opinion.vote.source: opinion.vote for opinion in reply.votes.provenance if opinion.weight > 0}
+    assert set(counted) == {"policy", "client:anna", "review:sure"}
+    assert counted["review:sure"].confidence == 1.0
+    assert all(opinion.vote.answer != "43" for opinion in reply.votes.provenance)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_voter_that_hangs_or_fails_leaves_the_policys_answer(
+    make: Maker, tmp_path: Path, questions: list[Prompt], fails: bool
+) -> None:
+    voter = Stuck()
+    if fails:
+        voter.is_let_go.set()
+    parts = make(tmp_path, voter=voter, consult_ms=20.0)
+    first = parts.ask(questions[0])
+    second = parts.ask(questions[0])
+    assert (second.answer, second.votes) == (first.answer, None)
+    assert parts.engine.get_statistics().memory.policy_only == {"failed" if fails else "timeout": 1}
+    voter.is_let_go.set()
+
+
+def test_a_broken_index_leaves_the_policys_answer(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    disk = FaultyDisk()
+    parts = make(tmp_path, disk=disk)
+    first = parts.ask(questions[0])
+    disk.fails = lambda call, path: OSError(errno.EIO, "read error") if call == "pread" else None
+    second = parts.ask(questions[0])
+    assert (second.answer, second.votes) == (first.answer, None)
+    assert parts.engine.get_statistics().memory.policy_only == {"failed": 1}
+
+
+def test_a_full_disk_costs_the_memory_of_an_answer_and_not_the_answer(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    disk = FaultyDisk()
+    parts = make(tmp_path, disk=disk)
+    disk.fails = lambda call, path: OSError(errno.ENOSPC, "no space") if call in ("pwrite", "sync") else None
+    assert parts.ask(questions[0]).answer
+    assert parts.engine.get_statistics().memory.not_recorded == {"BufferFull": 1}
+    disk.fails = lambda call, path: None
+    parts.ask(questions[0])
+    assert parts.engine.get_statistics().memory.recorded == 1
+
+
+def test_a_request_that_is_read_only_leaves_no_trace(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    parts = make(tmp_path, keep_images=True)
+    parts.ask(questions[0])
+    before = contents(tmp_path)
+    for number in range(3):
+        assert parts.ask(questions[0], f"silent-{number}", read_only=True).answer
+    assert contents(tmp_path) == before
+    assert parts.engine.get_statistics().requests.read_only == 3
+    with pytest.raises(UnknownTrace):
+        parts.engine.record_feedback("silent-0", False, client="client-1")
+
+
+def test_nothing_personal_and_no_pixel_reaches_the_disk(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    parts = make(tmp_path)
+    secret = "jane.roe@example.org, 4111 1111 1111 1111"
+    parts.ask(questions[0], "trace", question=f"{questions[0].question} {secret}", subject="jane.roe@example.org")
+    parts.engine.record_feedback("trace", False, client="client-1", answer="ask jane.roe@example.org")
+    parts.engine.settle()
+    notes = "she is jane.roe@example.org"
+    parts.engine.process_human_review_decision(
+        "trace", False, notes, reviewer="anna", answer="write to jane.roe@example.org"
+    )
+    parts.engine.close()
+    pixels = questions[0].images[0].tobytes()
+    for path, content in contents(tmp_path).items():
+        assert b"jane.roe" not in content, path
+        assert b"4111 1111" not in content, path
+        assert pixels[:64] not in content, path
+
+
+def test_images_are_shown_while_they_are_held_and_kept_only_where_wanted(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    for keeps in (False, True):
+        directory = tmp_path / str(keeps)
+        parts = make(directory, keep_images=keeps)
+        parts.ask(questions[0], "trace")
+        (item,) = parts.engine.lease_reviews("anna")
+        assert (item.images[0] == questions[0].images[0]).all()
+        parts.engine.close()
+        parts = make(directory, keep_images=keeps)
+        assert len(parts.engine.review_item("trace").images) == keeps
+        assert bool(list(directory.rglob("*.png"))) == keeps
+        parts.engine.close()
+
+
+def test_trust_in_the_memory_grows_with_it_and_survives(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    parts = make(tmp_path, gate={"cold_start_threshold": 2})
+    trusts = [parts.engine.get_statistics().memory.trust]
+    for number in range(2):
+        parts.ask(questions[number])
+        trusts.append(parts.engine.get_statistics().memory.trust)
+    assert trusts == [0.0, 1 / 3, 1 / 2]
+    parts.engine.close()
+    parts = make(tmp_path, gate={"cold_start_threshold": 2})
+    assert parts.engine.get_statistics().memory.trust == 1 / 2
+
+
+def test_feedback_is_no_evidence_but_a_reason_to_look(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    parts = make(tmp_path, review={"audit_share": 0.0}, unsure_below=0.0)
+    parts.ask(questions[0], "trace")
+    assert parts.engine.lease_reviews("anna", 9) == []
+    with pytest.raises(UnknownTrace):
+        parts.engine.record_feedback("trace", False, client="somebody-else")
+    parts.engine.record_feedback("trace", True, client="client-1")
+    parts.engine.record_feedback("trace", False, client="client-1", answer="41")
+    parts.engine.settle()
+    (item,) = parts.engine.lease_reviews("anna", 9)
+    assert (item.cause, item.suggested, len(item.images)) == ("unsure", "41", 1)
+    parts.engine.process_human_review_decision("trace", True, reviewer="anna")
+    statistics = parts.engine.get_statistics()
+    assert statistics.evidence.audits == 0, "what a client picked is not like the stream"
+    assert statistics.feedback == {"right": 1, "wrong": 1}
+
+
+def test_an_answer_that_is_unsure_is_put_before_a_person(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    parts = make(tmp_path, review={"audit_share": 0.0}, unsure_below=1.0)
+    parts.ask(questions[0], "trace")
+    assert [(item.task_id, item.cause) for item in parts.engine.lease_reviews("anna", 9)] == [("trace", "unsure")]
+
+
+def test_every_decision_of_the_gate_can_be_made_again_from_its_log(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(
+        tmp_path,
+        learns=True,
+        review={"audit_share": 0.0},
+        unsure_below=0.0,
+        gate={"confidence_min": 0.0, "entropy_max": 9.0, "redundancy_max": 1.0, "client_share_max": 1.0},
+    )
+    for number in range(4):
+        parts.ask(questions[0], f"trace-{number}")
+    (log,) = (tmp_path / "gate").iterdir()
+    config, decisions = read_gate_log(log)
+    assert [decision.request.request_id for decision in decisions] == ["trace-1", "trace-2", "trace-3"]
+    Gate.replay(config, decisions)
+    accepted = [each.request.request_id for each in decisions if each.accepted]
+    assert accepted
+    parts.until(lambda: len(parts.given()) == len(accepted))
+    assert parts.given()[0].startswith(f"gated-{accepted[0]} gated ")
+
+
+def test_more_than_may_wait_is_turned_away_and_the_rest_is_answered(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path, batching={"rows_max": 1, "queue_max": 2})
+    futures = [parts.engine.submit(ask(questions[number % 10])) for number in range(12)]
+    outcomes = [future.exception() for future in futures]
+    assert any(isinstance(outcome, ServiceFull) for outcome in outcomes)
+    assert sum(outcome is None for outcome in outcomes) >= 2
+    assert all(outcome is None or isinstance(outcome, ServiceFull) for outcome in outcomes)
+
+
+def test_without_an_audit_log_requests_are_answered_and_nothing_is_learned(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    elsewhere = AuditLog(tmp_path / "audit.log")
+    parts = make(tmp_path, learns=True)
+    reply = parts.ask(questions[0], "trace")
+    assert reply.answer
+    assert parts.engine.process_human_review_decision("trace", True, reviewer="anna").effect == "deferred"
+    assert parts.engine.get_statistics().learning.state == "no_audit_log"
+    assert parts.given() == []
+    elsewhere.close()
+    parts.engine.close()
+    parts = make(tmp_path, learns=True)
+    assert parts.engine.process_human_review_decision("trace", True, reviewer="anna").repeated
+    assert canonical(reply.answer, "number") == canonical(parts.engine.review_item("trace").answer, "number")
