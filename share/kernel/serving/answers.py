@@ -97,11 +97,14 @@ class _AnswerText:
 
 def answer_span(chat: Chat, ids: Sequence[int]) -> tuple[int, int]:
     """The tokens `first` to `stop` of a turn that its answer is made of; all of the turn's when the answer is empty."""
-    match = _ANSWER.search(chat.text(ids))
+    whole = chat.text(ids)
+    match = _ANSWER.search(whole)
     assert match is not None, "only of a turn that answers"
     counts = range(len(ids) + 1)
     first = bisect.bisect_right(counts, match.start(1), key=lambda count: len(chat.text(ids[:count]))) - 1
-    stop = bisect.bisect_left(counts, match.end(1), key=lambda count: len(chat.text(ids[:count])))
+    # By the text and not by its length: half a character is one character long as well.
+    upto = whole[: match.end(1)]
+    stop = bisect.bisect_left(counts, True, key=lambda count: chat.text(ids[:count]).startswith(upto))
     return (first, stop) if first < stop else (0, len(ids))
 
 
