@@ -11,7 +11,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -46,8 +45,7 @@ class Matrix(Protocol):
     def block(self, start: int, stop: int) -> NDArray[np.float32]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
+class _State(NamedTuple):
     """All that a search looks at; replaced as a whole. Arrays are only ever written beyond what a state counts."""
 
     base: BuiltIndex | None = None
@@ -92,7 +90,7 @@ class Retriever:
             state = self._state
             if state.tail is None:
                 tail_ND = np.empty((2 * TAIL_ROWS, self.dimension), np.float32)
-                state = replace(state, tail=tail_ND, sketch_start=first_row, tail_start=first_row, stop=first_row)
+                state = state._replace(tail=tail_ND, sketch_start=first_row, tail_start=first_row, stop=first_row)
             assert first_row == state.stop, f"row {state.stop} comes next, not {first_row}"
             done = 0
             while done < len(rounded_ND):
@@ -102,7 +100,7 @@ class Retriever:
                 used = state.stop - state.tail_start
                 take = min(len(rounded_ND) - done, 2 * TAIL_ROWS - used)
                 state.tail[used : used + take] = rounded_ND[done : done + take]
-                state = replace(state, stop=state.stop + take)
+                state = state._replace(stop=state.stop + take)
                 done += take
             self._state = state
 
@@ -111,8 +109,7 @@ class Retriever:
         with self._changing:
             state = self._state
             covered = max(0, min(rows_below, state.tail_start) - state.sketch_start) // CHUNK_ROWS
-            self._state = replace(
-                state,
+            self._state = state._replace(
                 base=built,
                 base_stop=rows_below,
                 chunks=state.chunks[covered:],
@@ -218,7 +215,7 @@ class Retriever:
         chunks[-1][:, used : used + TAIL_ROWS] = bits_WN
         tail_ND = np.empty_like(state.tail)
         tail_ND[:TAIL_ROWS] = state.tail[TAIL_ROWS:]
-        return replace(state, sketch=sketch, chunks=chunks, tail=tail_ND, tail_start=state.tail_start + TAIL_ROWS)
+        return state._replace(sketch=sketch, chunks=chunks, tail=tail_ND, tail_start=state.tail_start + TAIL_ROWS)
 
 
 class Recall(NamedTuple):

@@ -57,18 +57,18 @@ class PrioritySampler:
 
     def set(self, rows: ArrayLike, weights: ArrayLike) -> None:
         """The weights (finite, >= 0) of these rows are now these. Of a row that is named twice the last one counts."""
-        rows_N = np.asarray(rows, np.int64).reshape(-1)
-        weights_N = np.asarray(weights, np.float64).reshape(-1)
-        assert rows_N.shape == weights_N.shape
+        rows_N = np.asarray(rows, np.int64)
+        weights_N = np.asarray(weights, np.float64)
+        assert rows_N.shape == weights_N.shape == (len(rows_N),)
         if len(rows_N) == 0:
             return
         greatest = float(np.maximum.reduce(weights_N))
         assert np.minimum.reduce(weights_N) >= 0
         assert greatest < np.inf
-        lowest, highest = int(np.minimum.reduce(rows_N)), int(np.maximum.reduce(rows_N))
-        self._make_room(lowest, highest)
+        ordered_N = np.sort(rows_N)
+        self._make_room(int(ordered_N[0]), int(ordered_N[-1]))
         at_N = rows_N - self._first
-        if lowest < self._first:  # rows whose space was given back: they can only be dead
+        if ordered_N[0] < self._first:  # rows whose space was given back: they can only be dead
             assert not weights_N[at_N < 0].any(), "a row that was given up is set again"
             at_N, weights_N = at_N[at_N >= 0], weights_N[at_N >= 0]
         self._greatest = max(self._greatest, greatest)
@@ -80,7 +80,6 @@ class PrioritySampler:
             self._weights[at_N] = weights_N
             self._update_levels(at_N)
         else:
-            ordered_N = np.sort(at_N)
             if np.logical_or.reduce(ordered_N[1:] == ordered_N[:-1]):
                 last = len(at_N) - 1 - np.unique(at_N[::-1], return_index=True)[1]
                 at_N, weights_N = at_N[last], weights_N[last]
@@ -99,7 +98,10 @@ class PrioritySampler:
         else:
             parts = [self._descend(min(DESCEND_AT_ONCE, n - done), random) for done in range(0, n, DESCEND_AT_ONCE)]
             at_N = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
-        return at_N + self._first, self._weights.take(at_N) / self._total
+        probabilities_N = self._weights.take(at_N)
+        probabilities_N /= self._total
+        at_N += self._first
+        return at_N, probabilities_N
 
     def _is_bounded(self) -> bool:
         if self._greatest * self._used <= REJECTION_RATIO_MAX * self._total:
@@ -186,10 +188,10 @@ def _reject(
         at = chosen.astype(np.int64)
         chosen -= at
         chosen *= greatest
-        at = at[chosen < weights.take(at)][:missing]
-        kept.append(at)
-        missing -= len(at)
-    return kept[0] if len(kept) == 1 else np.concatenate(kept)
+        (accepted,) = np.less(chosen, weights.take(at)).nonzero()
+        kept.append(at.take(accepted[:missing]))
+        missing -= len(accepted)
+    return kept[0] if len(kept) == 1 else np.concatenate([np.empty(0, np.int64), *kept])
 
 
 def _whole(length: int) -> int:

@@ -71,7 +71,7 @@ class Vectors:
             self._remap()
         stored_ND = np.ascontiguousarray(vectors_ND, self.dtype)
         self._file.pwrite([stored_ND.data.cast("B")], self._offset(first_row))
-        if not np.array_equal(self._matrix_ND[needed - 1], stored_ND[-1]):  # a disk whose mappings stay as they were
+        if self._matrix_ND[needed - 1].tobytes() != stored_ND[-1].tobytes():  # a disk whose mappings stay as they were
             self._remap()
 
     def gather(self, rows_N: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -98,6 +98,11 @@ class Vectors:
     def drop_before(self, row: int) -> None:
         """Give the space of all rows < row back; later rows stay where they are."""
         self._file.punch(0, self._offset(min(max(row, self.row_base), self.stop)))
+
+    def drop_from(self, row: int) -> None:
+        """Erase all rows >= row: nobody was told of them, and the next ones to be appended take their place."""
+        offset = self._offset(max(row, self.row_base))
+        self._file.punch(offset, max(0, self._file.size - offset))
 
     def sync(self) -> None:
         """What was written is durable at return."""
@@ -135,7 +140,7 @@ def to_float32(stored_ND: NDArray[Any]) -> NDArray[np.float32]:
 
     The exponent's bias is corrected by the multiplication, which is exact; infinities and NaN do not occur.
     """
-    if stored_ND.dtype != np.float16:
+    if stored_ND.dtype != np.float16 or stored_ND.size < _FEW:
         return stored_ND.astype(np.float32, copy=False)
     bits = stored_ND.view(np.int16).astype(np.int32)
     bits <<= 13
@@ -145,6 +150,7 @@ def to_float32(stored_ND: NDArray[Any]) -> NDArray[np.float32]:
     return single_ND
 
 
+_FEW = 2048  # numbers for which one call costs less than four
 _SIGN_EXPONENT_MANTISSA = np.int32(0x8FFFE000 - (1 << 32))
 _BIAS = np.float32(2.0**112)
 
