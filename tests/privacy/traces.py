@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +38,20 @@ def traces(directory: Path, texts: Iterable[str]) -> list[Trace]:
 
 
 def _spellings(text: str) -> tuple[set[bytes], bytes]:
-    """How a text may be written, and what is left of a long one without separators."""
-    plain = text.encode()
-    spellings = {
-        plain,
-        text.encode("utf-16-le"),
-        text.encode("ascii", "backslashreplace"),
-        "".join(c if c.isalnum() else f"%{ord(c):02X}" for c in text).encode(),
-        *(base64.b64encode(b" " * shift + plain)[shift and 4 : -4] for shift in range(3) if len(plain) >= 9),
-    }
-    bare = re.sub(rb"[ .()/-]", b"", plain.lower())
+    """How a text may be written, in small letters where they are ASCII, and what is left of a long one without
+    separators."""
+    spellings: set[bytes] = set()
+    for cased in {text, text.lower(), text.upper()}:
+        plain = cased.encode()
+        spellings |= {
+            plain,
+            cased.encode("utf-16-le"),
+            json.dumps(cased)[1:-1].encode(),
+            quote(cased, safe="").encode(),
+        }
+        if len(plain) >= 9:
+            spellings |= {base64.b64encode(b" " * shift + plain)[shift and 4 : -4] for shift in range(3)}
+    bare = re.sub(rb"[ .()/-]", b"", text.lower().encode())
     return {spelling.lower() for spelling in spellings}, bare if len(bare) >= 8 else b""
 
 

@@ -136,22 +136,27 @@ _PASSWORDS = ("pass", "pwd", "kenn", "contra", "senha", "mot")
 _SAID_NEEDS = _regex(r"pass|pwd|wort|contrase|senha|secret|key|token|pin|cvv|cvc|otp|code")
 
 
+_FROM_ELSEWHERE = _regex(r"os\.|process\.env|getenv|\$[{(]|(?-i:\$[A-Z_]{3})")
+"""How programs and configurations refer to a secret instead of holding it."""
+
+
 def _said(text: str, match: re.Match[str]) -> tuple[int, int] | None:
     """What somebody calls a secret, if it can be one: words of a sentence (`the password is written …`) are not."""
     start, end = match.span("found")
     value = text[start:end].rstrip(".,;:!?)]}")
+    if _FROM_ELSEWHERE.match(value):
+        return None
     word = match["word"].lower()
-    has_digit = any(c.isdecimal() for c in value)
     sign = match["sign"].strip()
     if word.startswith(("cvv", "cvc", "security", "pin", "otp", "one")):
         is_secret = value.isdecimal() and 3 <= len(value) <= 8
     elif not sign or (value.isdecimal() and word.endswith(("token", "key"))):
         is_secret = False  # the numbers of tokens
-    elif has_digit or match["quote"] or sign not in (":", ":=") or word.startswith(_PASSWORDS):
-        is_word = value.isalpha() or (sign not in (":", "=", ":=", "=>") and value.replace("-", "").isalpha())
-        is_secret = len(value) >= 4 and (not is_word or bool(match["quote"]) or sign in ("=", ":=", "=>"))
-    else:
-        is_secret = False
+    elif match["quote"] or sign in ("=", ":=", "=>") or any(c.isdecimal() for c in value):
+        is_secret = len(value) >= 4
+    else:  # a word is the next one of a sentence; one with hyphens may be a pass phrase after a colon
+        word_of_it = value if sign == ":" else value.replace("-", "")
+        is_secret = word.startswith(_PASSWORDS) and len(value) >= 4 and not word_of_it.isalpha()
     return (start, start + len(value)) if is_secret else None
 
 
@@ -179,7 +184,7 @@ _VERSIONED = _any_of(
     """
 )
 _OF_A_VERSION = _regex(
-    rf"""(?:\b(?:{_VERSIONED})|§)
+    rf"""(?:\b(?:{_VERSIONED})|§|[<>~=]=)
     [ .:\#]{{0,3}}(?:number|no|to|from|is|was)?[ .:]{{0,2}}$"""
 )
 _OF_A_HOST = _regex(r"\b(?:ip|ipv4|address|host|server|dns|gateway|router|ping|ssh|from|client|remote)\b[^\d]{0,12}$")
@@ -282,7 +287,7 @@ _DOCUMENT = _regex(
 )
 _PERSONS_NUMBER = _any_of(
     """
-    ssn social~security itin tin tax~(?:id|number) bsn burgerservicenummer sofi cpf aadhaa?r uidai sin nas
+    ssn social~security itin (?-i:TIN) tax~(?:id|number) bsn burgerservicenummer sofi cpf aadhaa?r uidai (?-i:SIN|NAS)
     social~insurance national~id id~number identity~number identification personal~(?:id|number)
     insurance~number svnr ahv citizen
     """

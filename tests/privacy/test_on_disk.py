@@ -1,0 +1,118 @@
+"""Nothing personal is on a disk after a service has recorded what was personal: buffer, review queue and audit log."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+
+from benchmarks.personal_data import Sample, make_samples
+from share.kernel.adaptation.audit import AuditLog
+from share.kernel.adaptation.review import ReviewConfig, ReviewQueue
+from share.kernel.contracts.trajectory import Action, Trajectory
+from share.kernel.privacy.redaction import RedactionConfig, Redactor
+from share.kernel.registry import Registry
+from share.kernel.serving.recording import subject_key
+from tests.experience.making import experience, opened
+from tests.privacy.traces import traces
+
+SUBJECT = "jane.doe@example.org"
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return [sample for sample in make_samples(7_002, 150) if sample.truths]
+
+
+def personal(samples: list[Sample]) -> set[str]:
+    """All that must not be found; three or four digits alone are everywhere."""
+    texts = {sample.text[truth.start : truth.end] for sample in samples for truth in sample.truths}
+    return {text for text in texts if len(text) > 4} | {SUBJECT}
+
+
+def record(
+    directory: Path, registry: Registry, storage: str, samples: list[Sample], kept: Callable[[str], str]
+) -> None:
+    """What a service writes of each request, every text passed through `kept`."""
+    subject = subject_key(SUBJECT) if kept(SUBJECT) != SUBJECT else SUBJECT
+    queue = ReviewQueue(directory / "reviews.sqlite", ReviewConfig(audit_share=1.0), seed=1)
+    log = AuditLog(directory / "audit.jsonl")
+    with opened(directory / "buffer", registry, storage={"name": storage}, capacity=80) as buffer:
+        for number, sample in enumerate(samples):
+            question = kept(sample.text)
+            call = Action(
+                "operation",
+                kept(f"I read {sample.text}"),
+                operation="READ_TEXT",
+                arguments={"looking for": kept(sample.text)},
+                observation=kept(sample.text),
+                error=kept(sample.text),
+            )
+            trajectory = Trajectory(f"e{number}", (call,), kept(sample.text), "answer")
+            buffer.add(
+                experience(
+                    number,
+                    question=question,
+                    answer=kept(sample.text),
+                    trajectory=trajectory,
+                    subject=subject,
+                    features={"visual": np.zeros(4, dtype=np.float16)},
+                    metadata={"answers": {"frozen": kept(sample.text)}},
+                )
+            )
+            queue.offer(f"e{number}", subject=SUBJECT)
+            queue.decide(f"e{number}", True, "reviewer", kept(f"as it says: {sample.text}"))
+            log.append("key:reviewer", "review", task_id=f"e{number}", reason="approved")
+        buffer.rebuild()
+    queue.close()
+    log.close()
+
+
+@pytest.mark.parametrize("storage", ["file", "lmdb", "sqlite"])
+def test_nothing_personal_is_in_any_file_of_a_service(
+    tmp_path: Path, registry: Registry, samples: list[Sample], storage: str
+) -> None:
+    redactor = Redactor(RedactionConfig())
+    texts = personal(samples)
+    assert len(texts) > 100
+    record(tmp_path / "kept", registry, storage, samples, lambda text: redactor.redact(text).text)
+    assert traces(tmp_path / "kept", texts) == []
+
+
+def test_without_redaction_all_of_it_would_be_there(tmp_path: Path, registry: Registry, samples: list[Sample]) -> None:
+    texts = personal(samples)
+    record(tmp_path / "raw", registry, "file", samples, lambda text: text)
+    assert {trace.text for trace in traces(tmp_path / "raw", texts)} == texts
+    assert {trace.path.name for trace in traces(tmp_path / "raw", texts)} >= {"reviews.sqlite"}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: text.encode(),
+        lambda text: text.upper().encode(),
+        lambda text: text.encode("utf-16"),
+        lambda text: json.dumps({"answer": text}).encode(),
+        lambda text: quote(text, safe="").encode(),
+        lambda text: gzip.compress(b"header" * 9 + text.encode()),
+        lambda text: base64.b64encode(b"any prefix: " + text.encode() + b" and more"),
+        lambda text: text.replace(" ", "-").encode(),
+    ],
+)
+@pytest.mark.parametrize("text", ["garcía.lópez@example.org", "4111 1111 1111 1111"])
+def test_a_trace_is_found_however_it_is_written(tmp_path: Path, text: str, written: Callable[[str], bytes]) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/file.bin").write_bytes(b"\x00" * 3 + written(text) + b"\xff")
+    (tmp_path / "clean").write_bytes(b"4111 1111 1111 1112")
+    assert [(trace.path.name, trace.text) for trace in traces(tmp_path, [text])] == [("file.bin", text)]
+
+
+def test_a_trace_in_a_name_is_found(tmp_path: Path) -> None:
+    (tmp_path / "jane@example.org.png").touch()
+    assert len(traces(tmp_path, ["jane@example.org"])) == 1
