@@ -7,10 +7,12 @@ import sys
 from share.kernel.command import run_command
 
 EXAMPLES = """\
-  python -m online.cli --help                        the backends that are installed
-  python -m online.cli --backend NAME --schema       every setting of one, its type, default and meaning
-  python -m online.cli --backend NAME --config FILE  run it
+  python -m online.cli                          serve the shipped starter policy on http://127.0.0.1:8000, and learn
+  python -m online.cli port=0 read_only=true    on a free port; nothing is kept, nothing is learned
+  python -m online.cli policy.path=DIR          another policy
+  python -m online.cli --config my.yaml         settings from a file
+  python -m online.cli --schema                 every setting, its type, default and meaning
 """
 
 if __name__ == "__main__":
-    sys.exit(run_command("online", "online", "Answer requests and learn from them.", EXAMPLES))
+    sys.exit(run_command("online", "online", "Answer requests and learn from them.", EXAMPLES, default="pixelis"))

@@ -59,19 +59,27 @@ class Parser(argparse.ArgumentParser):
         return text + "\nbackends:\n" + ("\n".join(lines) or f"  none: no {self.kind} is installed yet") + "\n"
 
 
-def run_command(mode: Mode, kind: str, description: str, examples: str, argv: Sequence[str] | None = None) -> int:
-    """The whole command line of one mode; returns the exit code."""
-    parser = _parser(mode, kind, description, examples)
+def run_command(
+    mode: Mode,
+    kind: str,
+    description: str,
+    examples: str,
+    argv: Sequence[str] | None = None,
+    *,
+    default: str | None = None,
+) -> int:
+    """The whole command line of one mode; returns the exit code. `default` is the backend where none is named."""
+    parser = _parser(mode, kind, description, examples, default)
     arguments = parser.parse_intermixed_args(argv)
     try:
         registry = load_registry(**selection(os.environ, arguments.block))
         if arguments.schema:
             from share.kernel.schema import run_schema
 
-            print(json.dumps(run_schema(registry, kind, _backend(arguments)), indent=2))
+            print(json.dumps(run_schema(registry, kind, _backend(arguments, default)), indent=2))
             return 0
         with _stop_on_signals() as stop:
-            result = _run(mode, arguments, registry, stop)
+            result = _run(mode, arguments, registry, stop, default)
     except PixelisError as error:
         return print_mistake(error)
     except KeyboardInterrupt:
@@ -98,7 +106,7 @@ def print_mistake(error: PixelisError) -> int:
     return MISTAKE
 
 
-def _parser(mode: Mode, kind: str, description: str, examples: str) -> Parser:
+def _parser(mode: Mode, kind: str, description: str, examples: str, default: str | None) -> Parser:
     choice = "reward=task, or reward.weight=0.5" if mode == "train" else "name=…, or name.setting=…"
     parser = Parser(
         prog=f"python -m {mode.replace('deploy-', 'deploy.')}.cli",
@@ -108,7 +116,8 @@ def _parser(mode: Mode, kind: str, description: str, examples: str) -> Parser:
         allow_abbrev=False,
     )
     parser.kind = kind
-    parser.add_argument("--backend", metavar="NAME", help=f"the {kind} to run")
+    is_default = f" ({default} when not given)" if default is not None else ""
+    parser.add_argument("--backend", metavar="NAME", help=f"the {kind} to run{is_default}")
     parser.add_argument("--config", metavar="FILE", nargs="+", action="extend", default=[], help="YAML files")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="settings, for example seed=1")
     parser.add_argument("--dry-run", action="store_true", help="check everything, try it briefly and print the plan")
@@ -120,13 +129,14 @@ def _parser(mode: Mode, kind: str, description: str, examples: str) -> Parser:
     return parser
 
 
-def _backend(arguments: argparse.Namespace) -> str:
-    if arguments.backend is None:
+def _backend(arguments: argparse.Namespace, default: str | None) -> str:
+    name = arguments.backend or default
+    if name is None:
         raise ConfigError("--backend NAME is needed; --help lists the names")
-    return str(arguments.backend)
+    return str(name)
 
 
-def _run(mode: Mode, arguments: argparse.Namespace, registry: Registry, stop: Event) -> RunResult:
+def _run(mode: Mode, arguments: argparse.Namespace, registry: Registry, stop: Event, default: str | None) -> RunResult:
     from share.kernel.config import layered
     from share.kernel.kernel import VisionKernel
     from share.kernel.records import find_run
@@ -136,7 +146,7 @@ def _run(mode: Mode, arguments: argparse.Namespace, registry: Registry, stop: Ev
     overrides = [text for text in arguments.config if Path(text) not in files] + arguments.overrides
     kernel = VisionKernel(registry, stop=stop, echo=sys.stderr)
     if arguments.resume is None:
-        name = _backend(arguments)
+        name = _backend(arguments, default)
         return kernel.run(mode, name, layered(files, os.environ, overrides), dry_run=arguments.dry_run)
     if arguments.dry_run:
         raise ConfigError("--dry-run: cannot be combined with --resume; a dry run is always a new one")

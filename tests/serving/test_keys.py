@@ -98,7 +98,7 @@ def test_limits_are_said(tmp_path: Path) -> None:
     with pytest.raises(KeyProblem, match="label"):
         store.add("viewer", "x" * (LABEL_CHARACTERS_MAX + 1))
     with pytest.raises(KeyProblem, match="grace_s"):
-        store.rotate(store.keys()[0].id, grace_s=-1.0)
+        store.rotate(store.all()[0].id, grace_s=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_a_file_that_cannot_be_written_makes_no_key(tmp_path: Path) -> None:
     (tmp_path / "gone").write_text("a file stands where the directory was")
     with pytest.raises(KeyProblem, match="cannot be written"):
         store.add("client")
-    assert len(store.keys()) == 1
+    assert len(store.all()) == 1

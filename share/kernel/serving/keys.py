@@ -80,10 +80,15 @@ class KeyStore:
             raise KeyRefused("the API key is not known, or is no longer valid")
         return known
 
-    def keys(self) -> list[ApiKey]:
+    def all(self) -> list[ApiKey]:
         """All keys, the oldest first."""
         with self._lock:
             return list(self._keys.values())
+
+    def get(self, key_id: str) -> ApiKey:
+        """Raises UnknownKey."""
+        with self._lock:
+            return self._known(key_id)
 
     def add(self, role: Role, label: str = "") -> tuple[ApiKey, str]:
         """Make a key. Returns it and its text, which nobody can show again. Raises KeyProblem when there are 10,000."""

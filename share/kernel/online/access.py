@@ -1,0 +1,101 @@
+"""Who may call which route, decided before the body of a call is read.
+
+A route says whom it lets in with `@allow(…)`; one that says nothing cannot be made. `Guarded` is the route class that
+holds them to it: 401 without a key, 403 for a role that may not, 429 above the key's rate, 413 for too large a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from share.kernel.errors import KeyRefused
+from share.kernel.online.door import Door, door_of
+from share.kernel.online.refusals import Refusal
+from share.kernel.serving.keys import ROLES, ApiKey, Role
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+Receive = Callable[[], Awaitable[Any]]
+
+_ROLES = "pixelis_roles"
+LOOKERS: tuple[Role, ...] = ("viewer", "reviewer", "operator", "admin")
+"""Who may see how the service does."""
+
+
+def allow(*roles: Role) -> Callable[[Endpoint], Endpoint]:
+    """Marks an endpoint as open to these roles; to everybody, without a key, when none is named."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _ROLES, tuple(role for role in ROLES if role in roles))
+        return endpoint
+
+    return mark
+
+
+class Guarded(APIRoute):
+    """A route that lets in whom its endpoint allows."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
+        self.roles: tuple[Role, ...] = getattr(endpoint, _ROLES)
+        if self.roles:
+            extra = {"security": [{"key": []}], "x-roles": list(self.roles), **(settings.get("openapi_extra") or {})}
+            settings["openapi_extra"] = extra
+        super().__init__(path, endpoint, **settings)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            door = door_of(request)
+            if self.roles:
+                request.state.key = _admitted(door, request, self.roles)
+            limit = door.config.admission.body_bytes_max
+            return await handle(Request(request.scope, _within(request, limit)))
+
+        return guarded
+
+
+def key_of(request: Request) -> ApiKey:
+    """The key that a guarded call came with."""
+    key = request.state.key
+    assert isinstance(key, ApiKey), "the route is guarded"
+    return key
+
+
+def _admitted(door: Door, request: Request, roles: tuple[Role, ...]) -> ApiKey:
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not text:
+        raise KeyRefused("no API key was sent; send it as Authorization: Bearer <key>")
+    key = door.keys.check(text.strip())
+    door.buckets.take(key.id)
+    if key.role not in roles:
+        raise Refusal(403, "role", f"a key of role {key.role} may not do this; {' or '.join(roles)} may")
+    return key
+
+
+def _within(request: Request, bytes_max: int) -> Receive:
+    """The body of a request while it is not too large, whatever its header says."""
+    receive, so_far = request.receive, 0
+    said = request.headers.get("content-length", "")
+
+    async def limited() -> Any:
+        nonlocal so_far
+        if said.isdecimal() and int(said) > bytes_max:
+            raise _too_large(bytes_max)
+        message = await receive()
+        so_far += len(message.get("body", b""))
+        if so_far > bytes_max:
+            raise _too_large(bytes_max)
+        return message
+
+    return limited
+
+
+def _too_large(bytes_max: int) -> Refusal:
+    return Refusal(413, "too_large", f"the body has more than {bytes_max:,} bytes; send fewer or smaller images")
+
+
+__all__ = ["LOOKERS", "Guarded", "allow", "key_of"]

@@ -1,0 +1,153 @@
+"""What a caller is told when a call did not go well: OpenAI's error shape, one status for each of our errors."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from http import HTTPStatus
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from share.kernel.errors import (
+    AuditUnavailable,
+    DeadlineExceeded,
+    EngineClosed,
+    KeyProblem,
+    KeyRefused,
+    MediaError,
+    PixelisError,
+    PolicyError,
+    RequestDropped,
+    ReviewConflict,
+    ReviewProblem,
+    ServiceFull,
+    TooManyRequests,
+    UnknownKey,
+    UnknownReview,
+    UnknownTrace,
+    VersionConflict,
+)
+from share.kernel.online.door import door_of
+
+RETRY_AFTER_S = 1
+"""What is said where nothing better is known."""
+
+_STATUSES: dict[type[PixelisError], tuple[int, str]] = {
+    KeyRefused: (401, "invalid_api_key"),
+    UnknownKey: (404, "unknown_key"),
+    KeyProblem: (409, "key"),
+    UnknownTrace: (404, "unknown_trace"),
+    UnknownReview: (404, "unknown_review"),
+    ReviewConflict: (409, "review_conflict"),
+    ReviewProblem: (503, "review_queue"),
+    VersionConflict: (409, "version_conflict"),
+    MediaError: (422, "image"),
+    PolicyError: (422, "question"),
+    TooManyRequests: (429, "rate_limit_exceeded"),
+    ServiceFull: (429, "queue_full"),
+    DeadlineExceeded: (429, "deadline_exceeded"),
+    AuditUnavailable: (503, "audit_log"),
+    RequestDropped: (503, "dropped"),
+    EngineClosed: (503, "stopping"),
+}
+_INTERNAL = "something went wrong here; the log of the service says what"
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class Refusal(HTTPException):
+    """A call that is turned away. `code` is for programs, `param` names the field that is wrong."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(status, message)
+        self.code = code
+        self.param = param
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorReply(BaseModel):
+    """What every call that did not go well returns."""
+
+    error: ErrorBody
+
+
+def told(status: int, message: str, code: str | None, param: str | None = None) -> ErrorReply:
+    """The error of a status."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    shown = message.encode("utf-8", "replace").decode()  # a key of a caller's JSON may be no text at all
+    return ErrorReply(error=ErrorBody(message=shown, type=kind, param=param, code=code))
+
+
+def status_of(error: PixelisError) -> tuple[int, str]:
+    """(status, code) of one of our errors: of the nearest class that has one, 500 for the others."""
+    for kind in type(error).__mro__:
+        if kind in _STATUSES:
+            return _STATUSES[kind]
+    return 500, "internal_error"
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Let the app tell every error so."""
+
+    @app.exception_handler(PixelisError)
+    async def known(request: Request, error: PixelisError) -> JSONResponse:
+        status, code = status_of(error)
+        if status >= 500:
+            door_of(request).logger.error("http_error", f"{type(error).__name__}: {error}", status=status)
+        message = str(error) if status != 500 else _INTERNAL
+        if isinstance(error, PolicyError):  # its message names files of this machine
+            door_of(request).logger.warn("question_refused", str(error))
+            message = "the policy cannot be asked this: a question must not contain its control tokens"
+        return _response(status, told(status, message, code), getattr(error, "retry_after_s", RETRY_AFTER_S))
+
+    @app.exception_handler(AnyHTTPException)
+    async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
+        code = (
+            error.code if isinstance(error, Refusal) else HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        )
+        param = error.param if isinstance(error, Refusal) else None
+        response = _response(error.status_code, told(error.status_code, str(error.detail), code, param))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"] if part != "body")
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "is not supported by this service; leave it out"
+        return _response(422, told(422, f"{param}: {message}" if param else message, "invalid_value", _plain(param)))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        trace = "".join(traceback.format_exception(error))
+        door_of(request).logger.error("http_error", f"{type(error).__name__}: {error}", status=500, traceback=trace)
+        return _response(500, told(500, _INTERNAL, "internal_error"))
+
+
+def _response(status: int, body: ErrorReply, retry_after_s: float = RETRY_AFTER_S) -> JSONResponse:
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body.model_dump(), status, headers)
+
+
+def _plain(text: str) -> str | None:
+    return text.encode("utf-8", "replace").decode() or None
+
+
+__all__ = ["RETRY_AFTER_S", "ErrorBody", "ErrorReply", "Refusal", "answer_errors", "status_of", "told"]

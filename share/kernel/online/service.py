@@ -1,0 +1,110 @@
+"""The online service from end to end: open what it stands on, say where it is, serve until told to stop, finish."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from share.kernel.contracts.run import RunContext
+from share.kernel.online.alerts import Watch
+from share.kernel.online.config import OnlineConfig
+from share.kernel.online.door import Door
+from share.kernel.online.http import make_app
+from share.kernel.online.listening import Listening, bound, url_of
+from share.kernel.online.metrics import Metrics
+from share.kernel.online.pictures import Painter
+from share.kernel.serving.admission import Places, TokenBuckets
+from share.kernel.serving.engine import InferenceEngine
+from share.kernel.serving.keys import KeyStore
+from share.kernel.serving.opening import open_engine
+
+LOOPBACK = ("127.", "localhost", "::1")
+
+
+def serve(config: OnlineConfig, run: RunContext) -> None:
+    """Answer requests until `run.stop` is set; then nobody is let in any more, what is being answered is finished, and
+    everything is synced. A dry run does all of it but wait.
+
+    Raises ConfigError for an address that cannot be listened on, and what is wrong with the policy, a plugin, the keys,
+    or the directory.
+    """
+    directory = config.directory or run.workdir / "online"
+    with ExitStack() as opened:
+        listening = opened.enter_context(bound(config.host, config.port))  # first: a taken port costs no time
+        keys = KeyStore(directory / "keys.json")
+        engine = open_engine(
+            directory,
+            config.engine,
+            run.registry,
+            run.logger,
+            policy=config.policy,
+            operations=config.operations,
+            voter=config.voter,
+            batching=config.batching,
+            update=None if config.read_only else config.update,
+            transport=config.transport,
+            seed=run.seed,
+        )
+        opened.callback(engine.close)
+        door = _door(config, run, keys, engine)
+        server = Listening(make_app(door), listening, drain_s=config.drain_s)
+        opened.callback(server.close)  # before the engine: what is being answered is finished
+        door.watch.start()
+        opened.callback(door.watch.close)
+        opened.callback(door.closing.set)
+        _announce(config, run, keys, engine, url_of(listening))
+        run.metrics["url"] = url_of(listening)
+        if not run.dry_run:
+            run.stop.wait()
+        run.logger.info("stopping", "nobody is let in any more; what is being answered is finished")
+        _report(run, engine)
+
+
+def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine) -> Door:
+    limits = config.admission
+    metrics = Metrics(engine.get_statistics)
+    return Door(
+        config=config,
+        engine=engine,
+        keys=keys,
+        buckets=TokenBuckets(limits.requests_per_s, limits.burst),
+        places=Places(limits.requests_max),
+        metrics=metrics,
+        watch=Watch(config.alerts, engine.get_statistics, run.logger, metrics.show, time.monotonic),
+        painter=Painter(engine.policy, engine.operator),
+        logger=run.logger,
+        started_at=time.time(),
+    )
+
+
+def _announce(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine, url: str) -> None:
+    """What an operator needs to know, on stdout; the key is nowhere else."""
+    told = engine.get_statistics()
+    policy = config.policy.path or "the starter policy"
+    operations = ", ".join(chosen.name for chosen in config.operations) or "none"
+    print(f"serving {url}", flush=True)
+    print(f"  policy      {policy}, version {told.releases.live}, operations {operations}")
+    print(f"  directory   {config.directory or run.workdir / 'online'}")
+    print(f"  learning    {'never: read-only' if config.read_only else told.learning.state}")
+    if keys.first_key is not None:
+        print(f"  first key   {keys.first_key}  (admin; shown this once)")
+    print(f"  try         {url}/ in a browser, or any OpenAI client with base_url={url}/v1", flush=True)
+    if not config.host.startswith(LOOPBACK):
+        run.logger.warn("plain_http", f"{url} speaks plain HTTP: keys can be read on the way; put TLS before it")
+    run.logger.info("serving", f"serving {url}", url=url, policy_version=told.releases.live)
+
+
+def _report(run: RunContext, engine: InferenceEngine) -> None:
+    told = engine.get_statistics()
+    run.metrics.update(
+        answered=told.requests.answered,
+        failed=told.requests.failed,
+        recorded=told.memory.recorded,
+        updates=told.learning.confirmed,
+        published=told.releases.published,
+        rollbacks=told.releases.rollbacks,
+        policy_version=told.releases.live,
+    )
+
+
+__all__ = ["LOOPBACK", "serve"]

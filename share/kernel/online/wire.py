@@ -1,0 +1,314 @@
+"""What goes over the wire: OpenAI's chat completions, with a `pixelis` block on either side.
+
+A parameter that the policy cannot honour is refused, not ignored: a client that asked for two choices and got one
+would not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from share.kernel.contracts.serving import Expert, Path
+from share.kernel.contracts.trajectory import Action, FinishReason
+from share.kernel.contracts.voting import AnswerType
+
+MODEL = "pixelis"
+"""The one model there is."""
+
+SUBJECT_CHARACTERS_MAX = 200
+SEED_MAX = 2**32 - 1
+
+
+class Wire(BaseModel):
+    """Base of what is read from and written to the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ImageUrl(Wire):
+    url: str
+    """The image as `data:image/<type>;base64,…`; nothing is fetched from elsewhere."""
+    detail: Literal["auto", "low", "high"] | None = None
+    """Accepted and without effect: the policy zooms in by itself."""
+
+
+class ImagePart(Wire):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class TextPart(Wire):
+    type: Literal["text"]
+    text: str
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(Wire):
+    """A message. A question is one message of the user; what the system says is put before it."""
+
+    role: Literal["system", "developer", "user"]
+    content: str | list[Part]
+    name: str | None = None
+    """Accepted and without effect."""
+
+
+class StreamOptions(Wire):
+    include_usage: bool = False
+    """Send a last chunk with the usage of the whole stream."""
+    include_obfuscation: bool = False
+    """Accepted and without effect: nothing is padded."""
+
+
+class Asked(Wire):
+    """What only this service knows of a request."""
+
+    read_only: bool = False
+    """Answer, and keep nothing at all of it."""
+    answer_type: AnswerType = "text"
+    """How answers are compared: as words, one number, or the letter of a choice."""
+    is_video: bool = False
+    """The images are the frames of a video, in order."""
+    subject: str | None = Field(default=None, min_length=1, max_length=SUBJECT_CHARACTERS_MAX)
+    """The person it is about, for erasure; `user` or `safety_identifier` when not set."""
+    deadline_s: float | None = Field(default=None, gt=0.0, le=3600.0)
+    """Seconds after which it is not begun any more; the service's own when not set, and never later."""
+
+
+class ChatRequest(Wire):
+    """A question, as OpenAI's clients ask it."""
+
+    model: Literal["pixelis"]
+    messages: list[Message] = Field(min_length=1, max_length=16)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
+    """0 takes the likeliest token, and is the default here."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of the completion, those of observations included; the service's own bound when not set or smaller."""
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    """The newer name of `max_tokens`."""
+    seed: int | None = Field(default=None, ge=0, le=SEED_MAX)
+    user: str | None = Field(default=None, min_length=1, max_length=SUBJECT_CHARACTERS_MAX)
+    safety_identifier: str | None = Field(default=None, min_length=1, max_length=SUBJECT_CHARACTERS_MAX)
+    pixelis: Asked = Asked()
+
+    n: Literal[1] | None = None
+    """Only 1 is supported."""
+    top_p: float | None = Field(default=None, ge=1.0, le=1.0)
+    """Only 1 is supported."""
+    presence_penalty: float | None = Field(default=None, ge=0.0, le=0.0)
+    """Only 0 is supported."""
+    frequency_penalty: float | None = Field(default=None, ge=0.0, le=0.0)
+    """Only 0 is supported."""
+    logprobs: Literal[False] | None = None
+    """Only false is supported."""
+    store: bool | None = None
+    """Accepted and without effect: what is kept is said in docs/online.md."""
+
+    @model_validator(mode="after")
+    def _is_one_question(self) -> ChatRequest:
+        asked = [number for number, message in enumerate(self.messages) if message.role == "user"]
+        if len(asked) != 1 or asked[0] != len(self.messages) - 1:
+            raise ValueError("messages: exactly one message of the user is answered, and it is the last")
+        if not self.question.strip():
+            raise ValueError("messages: there is no question in them")
+        return self
+
+    @property
+    def question(self) -> str:
+        """All text, that of the system first."""
+        return "\n".join(text for message in self.messages for text in _texts(message) if text)
+
+    @property
+    def image_urls(self) -> list[tuple[str, str]]:
+        """(path in the request, URL) of every image."""
+        return [
+            (f"messages.{number}.content.{place}.image_url", part.image_url.url)
+            for number, message in enumerate(self.messages)
+            if isinstance(message.content, list)
+            for place, part in enumerate(message.content)
+            if isinstance(part, ImagePart)
+        ]
+
+    @property
+    def tokens_max(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def subject(self) -> str | None:
+        return self.pixelis.subject or self.safety_identifier or self.user
+
+
+def _texts(message: Message) -> list[str]:
+    if isinstance(message.content, str):
+        return [message.content]
+    return [part.text for part in message.content if isinstance(part, TextPart)]
+
+
+class OperationUsed(Wire):
+    """An operation that the policy called on the way to its answer. Coordinates are pixels of the view it named."""
+
+    name: str
+    arguments: dict[str, Any]
+    observation: str | None
+    error: str | None
+    view: str | None
+    region: str | None
+    elapsed_ms: float
+
+    @classmethod
+    def of(cls, action: Action) -> OperationUsed:
+        return cls(
+            name=str(action.operation),
+            arguments=dict(action.arguments or {}),
+            observation=action.observation,
+            error=action.error,
+            view=action.view,
+            region=action.region,
+            elapsed_ms=round(action.elapsed_ms, 3),
+        )
+
+
+class Told(Wire):
+    """What only this service says of an answer."""
+
+    trace_id: str
+    """Names it everywhere; what feedback is given on."""
+    confidence: float
+    """Probability of being right, calibrated on audited items, in [0, 1]."""
+    path: Path
+    """Whether the policy alone answered, or the vote with its memory."""
+    expert: Expert
+    """Whose answer it is."""
+    policy_version: str
+    """The one version that wrote every token."""
+    finish: FinishReason
+    """How the rollout ended."""
+    operations: list[OperationUsed]
+    elapsed_ms: dict[str, float]
+    """Milliseconds by step."""
+
+
+class Usage(Wire):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class AnswerMessage(Wire):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(Wire):
+    index: Literal[0] = 0
+    message: AnswerMessage
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(Wire):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str = MODEL
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+    pixelis: Told
+
+
+class Delta(Wire):
+    """What is new. `content` is the answer, sent once it is decided and never taken back; `reasoning_content` is what
+    the policy writes on the way there, as it writes it."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChunkChoice(Wire):
+    index: Literal[0] = 0
+    delta: Delta
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Step(Wire):
+    """What only this service says in the middle of a stream."""
+
+    operation: OperationUsed
+
+
+class ChatChunk(Wire):
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str = MODEL
+    system_fingerprint: str | None = None
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    pixelis: Told | Step | None = None
+
+
+class Model(Wire):
+    id: str = MODEL
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "pixelis"
+    policy_version: str
+    """The version that answers now."""
+
+
+class Models(Wire):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Feedback(Wire):
+    """What a client says of an answer that it got."""
+
+    trace_id: str = Field(min_length=1, max_length=80)
+    correct: bool
+    answer: str | None = Field(default=None, max_length=2_000)
+    """The right answer, where it is known."""
+
+
+class Recorded(Wire):
+    trace_id: str
+    recorded: Literal[True] = True
+
+
+__all__ = [
+    "MODEL",
+    "SEED_MAX",
+    "SUBJECT_CHARACTERS_MAX",
+    "AnswerMessage",
+    "Asked",
+    "ChatChunk",
+    "ChatCompletion",
+    "ChatRequest",
+    "Choice",
+    "ChunkChoice",
+    "Delta",
+    "Feedback",
+    "ImagePart",
+    "ImageUrl",
+    "Message",
+    "Model",
+    "Models",
+    "OperationUsed",
+    "Part",
+    "Recorded",
+    "Step",
+    "StreamOptions",
+    "TextPart",
+    "Told",
+    "Usage",
+    "Wire",
+]

@@ -1,0 +1,195 @@
+"""Alerts: what passes a threshold, told once when it begins and once when it ends, to log, metrics and webhook."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from share.kernel.config import validate
+from share.kernel.errors import ConfigError
+from share.kernel.events import StructuredLogger
+from share.kernel.online.alerts import (
+    BASELINE_ANSWERS,
+    HISTORY_MAX,
+    Alert,
+    AlertName,
+    AlertsConfig,
+    Look,
+    Usual,
+    Watch,
+    alerts_of,
+)
+from share.kernel.online.site import charts
+from share.kernel.registry import Registry
+from share.kernel.serving.statistics import (
+    EvidenceStatistics,
+    ExpertStatistics,
+    LearningStatistics,
+    MemoryStatistics,
+    Quantiles,
+    ReleaseStatistics,
+    RequestStatistics,
+    Statistics,
+)
+from share.kernel.serving.update_task import Counters, UpdateResult
+
+CONFIG = AlertsConfig()
+
+
+def told(
+    answered: int = 0,
+    *,
+    failed: int = 0,
+    waiting: int = 0,
+    operations: int = 0,
+    entropy: float | None = None,
+    confirmed: int = 0,
+    kl: float | None = None,
+) -> Statistics:
+    """What an engine says of itself."""
+    last = UpdateResult(outcome="learned", parent="frozen", mode="adapted", kl_frozen=kl, beta=0.1, counters=Counters())
+    return Statistics(
+        started_at=0.0,
+        behind=0,
+        requests=RequestStatistics(
+            answered, failed, 0, waiting, {"frozen": answered}, entropy, {"ZOOM_IN": operations},
+            {"total": Quantiles(answered, 10.0, 20.0, 30.0)},
+        ),
+        memory=MemoryStatistics(0, {}, 0, {}, 0.0, {}),
+        evidence=EvidenceStatistics(0, {"frozen": ExpertStatistics(1.0, 0, 0)}, {}, None, None),
+        learning=LearningStatistics("on", confirmed, confirmed, {}, {}, {}, last if kl is not None else None, None),
+        releases=ReleaseStatistics("frozen", (), 0, 0, 0, 0, 0),
+        reviews={},
+        feedback={},
+        erasures=0,
+        troubles={},
+    )  # fmt: skip
+
+
+def names(now: Statistics, before: Statistics | None = None, usual: Usual | None = None) -> list[AlertName]:
+    return [alert.name for alert in alerts_of(CONFIG, Look(0.0, before or told()), Look(60.0, now), usual)]
+
+
+@pytest.mark.parametrize(
+    ("quiet", "loud", "name"),
+    [
+        (told(kl=0.2), told(kl=0.21), "kl"),
+        (told(confirmed=240), told(confirmed=241), "update_rate"),
+        (told(waiting=64), told(waiting=65), "queue"),
+        (told(95, failed=5), told(94, failed=6), "error_rate"),
+        (told(0, failed=19), told(0, failed=20), "error_rate"),
+    ],
+)
+def test_a_threshold_is_passed_or_is_not(quiet: Statistics, loud: Statistics, name: AlertName) -> None:
+    assert names(quiet) == []
+    assert names(loud) == [name]
+
+
+def test_a_policy_that_became_sure_or_stopped_to_look_is_measured_against_what_was_usual() -> None:
+    usual = Usual(entropy=0.5, operations=1.0)
+    assert names(told(100, entropy=0.2, operations=30), usual=usual) == []
+    assert names(told(100, entropy=0.19, operations=29), usual=usual) == ["entropy", "operation_use"]
+    assert names(told(100, entropy=0.0, operations=0)) == [], "nothing is usual yet"
+    assert names(told(19, entropy=0.5, operations=0), usual=usual) == [], "too few answers to say"
+    assert names(told(100, entropy=0.0, operations=0), usual=Usual(0.0, 0.0)) == [], "it never was otherwise"
+
+
+class Stream:
+    """An engine and a clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.statistics = told()
+
+    def clock(self) -> float:
+        return self.now
+
+    def look(self, watch: Watch, statistics: Statistics) -> None:
+        self.now += 5.0
+        self.statistics = statistics
+        watch.look()
+
+
+@pytest.fixture
+def posted() -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """The address of a webhook, and what was posted to it."""
+    received: list[dict[str, object]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/", received
+        server.shutdown()
+        thread.join()
+
+
+def test_an_alert_is_told_when_it_begins_and_when_it_ends(
+    posted: tuple[str, list[dict[str, object]]], tmp_path: Path
+) -> None:
+    address, received = posted
+    stream, shown = Stream(), list[Mapping[AlertName, Alert]]()
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
+    config = with_webhook(address)
+    watch = Watch(config, lambda: stream.statistics, logger, shown.append, stream.clock)
+    for waiting in (0, 65, 70, 64):
+        stream.look(watch, told(waiting=waiting))
+    logger.close()
+    assert [(each["alert"], each["state"], each["value"]) for each in received] == [
+        ("queue", "firing", 65),
+        ("queue", "resolved", 70),
+    ]
+    assert [list(each) for each in shown] == [[], ["queue"], ["queue"], []]
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(each["level"], each["event"], each["state"]) for each in events] == [
+        ("warn", "alert", "firing"),
+        ("info", "alert", "resolved"),
+    ]
+
+
+def test_a_webhook_that_is_gone_is_logged_and_harms_nothing(tmp_path: Path) -> None:
+    stream = Stream()
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
+    watch = Watch(with_webhook("http://127.0.0.1:9/"), lambda: stream.statistics, logger, lambda _: None, stream.clock)
+    stream.look(watch, told())
+    stream.look(watch, told(waiting=1000))
+    logger.close()
+    assert '"webhook_failed"' in (tmp_path / "events.jsonl").read_text()
+    assert list(watch.firing) == ["queue"]
+
+
+def test_rates_are_those_of_the_last_minute_and_history_is_bounded(tmp_path: Path) -> None:
+    stream = Stream()
+    watch = Watch(
+        CONFIG, lambda: stream.statistics, StructuredLogger(None, run_id="", backend=""), lambda _: None, stream.clock
+    )
+    for number in range(HISTORY_MAX + 20):
+        stream.look(watch, told(100 * number, failed=10 * min(number, 20), operations=100 * number, entropy=0.5))
+        assert ("error_rate" in watch.firing) == (0 < number < 26), number
+    assert len(watch.history) == HISTORY_MAX
+    stream.look(watch, told(100_000, failed=200, operations=36_000, entropy=0.1))
+    assert set(watch.firing) == {"entropy", "operation_use"}
+    assert watch.history[0].statistics.requests.answered > BASELINE_ANSWERS
+    assert [title for title, _, _ in charts(list(watch.history))] == ["latency", "weight of the experts"]
+
+
+def test_a_webhook_must_be_an_address(registry: Registry) -> None:
+    with pytest.raises(ConfigError, match=r"webhook: must begin with http"):
+        validate(AlertsConfig, {"webhook": "file:///etc/passwd"}, registry)
+
+
+def with_webhook(address: str) -> AlertsConfig:
+    return CONFIG.model_copy(update={"webhook": address})
