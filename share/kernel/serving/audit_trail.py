@@ -21,13 +21,21 @@ class AuditTrail:
     A log that is broken stays as it is until a person has looked at it: nothing that needs an entry is done meanwhile.
     """
 
-    def __init__(self, path: Path, troubles: Troubles, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        troubles: Troubles,
+        *,
+        clock: Callable[[], float] = time.time,
+        again_s: float = AGAIN_S,
+    ) -> None:
         self._path = path
         self._troubles = troubles
         self._clock = clock
         self._lock = threading.Lock()
         self._log: AuditLog | None = None
         self._problem = ""
+        self._again_s = again_s
         self._again_at = 0.0
         self._open()
 
@@ -75,7 +83,7 @@ class AuditTrail:
             self._log.close()
         self._log = None
         self._problem = str(error)
-        self._again_at = time.monotonic() + AGAIN_S
+        self._again_at = time.monotonic() + self._again_s
         self._troubles.note("audit_unavailable", type(error).__name__, f"{error}; nothing is learned meanwhile")
 
 

@@ -22,6 +22,9 @@ from share.kernel.experience.buffer import ExperienceBuffer
 if TYPE_CHECKING:
     from share.kernel.contracts.experience import Vector
 
+AWAKE_S = 1.0
+"""Seconds without a request after which the clock is not looked at any more until the next."""
+
 THREADS = 2
 WAITING_MAX = 64
 """Requests that wait for a thread at most; more are answered by the policy alone."""
@@ -74,7 +77,7 @@ class Consultant:
         self._waiting: queue.SimpleQueue[_Case | None] = queue.SimpleQueue()
         self._open: deque[_Case] = deque()  # in the order of their deadlines
         self._changed = threading.Condition()
-        self._is_closed = False
+        self._is_closed = self._is_asleep = False
         self._threads = [threading.Thread(target=self._work, name=f"consult-{n}", daemon=True) for n in range(THREADS)]
         self._threads.append(threading.Thread(target=self._watch, name="consult-clock", daemon=True))
         for thread in self._threads:
@@ -87,7 +90,7 @@ class Consultant:
             is_refused = self._is_closed or self._waiting.qsize() >= WAITING_MAX
             if not is_refused:
                 self._open.append(case)
-                if len(self._open) == 1:
+                if self._is_asleep:
                     self._changed.notify()
         if is_refused:
             case.end(Consultation(None, problem="busy", detail=f"{WAITING_MAX} requests wait for a search"))
@@ -115,23 +118,24 @@ class Consultant:
             case.end(found)
 
     def _watch(self) -> None:
-        """End what is overdue. The oldest is always first, for all have the same limit."""
+        """End what is overdue. The oldest is always first, for all have the same limit: who looks once in that time
+        need not be woken for each."""
+        busy_at = time.perf_counter()
         while True:
             with self._changed:
                 while self._open and self._open[0].is_ended:
                     self._open.popleft()
-                if self._is_closed:
-                    overdue = list(self._open)
-                    self._open.clear()
-                elif not self._open:
-                    self._changed.wait()
+                now = time.perf_counter()
+                if self._open:
+                    busy_at = now
+                if not self._is_closed and (not self._open or self._open[0].deadline > now):
+                    self._is_asleep = now > busy_at + AWAKE_S
+                    wait_s = self._open[0].deadline - now if self._open else self._limit_s
+                    self._changed.wait(None if self._is_asleep else wait_s)
+                    busy_at = time.perf_counter() if self._is_asleep else busy_at
+                    self._is_asleep = False
                     continue
-                else:
-                    left_s = self._open[0].deadline - time.perf_counter()
-                    if left_s > 0:
-                        self._changed.wait(left_s)
-                        continue
-                    overdue = [self._open.popleft()]
+                overdue = [self._open.popleft()] if not self._is_closed else [*self._open]
             for case in overdue:
                 case.end(Consultation(None, problem="timeout", detail=f"no vote within {self._limit_s * 1000:g} ms"))
             if self._is_closed:
@@ -196,4 +200,4 @@ def supporters(votes: VotingResult) -> Sequence[Vote]:
     return [each.vote for each in votes.provenance[1:] if each.agrees and each.weight > 0]
 
 
-__all__ = ["THREADS", "WAITING_MAX", "Consultant", "Consultation", "Question", "supporters"]
+__all__ = ["AWAKE_S", "THREADS", "WAITING_MAX", "Consultant", "Consultation", "Question", "supporters"]

@@ -1,0 +1,246 @@
+"""The parts that the engine is made of, each alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from share.kernel.adaptation.audit import AuditLog
+from share.kernel.adaptation.gate import Gate, GateConfig, GateRequest
+from share.kernel.config import Choice
+from share.kernel.contracts.kinds import Voter
+from share.kernel.contracts.voting import Vote
+from share.kernel.errors import AuditUnavailable, ConfigError, EngineClosed
+from share.kernel.events import StructuredLogger
+from share.kernel.experience.buffer import ExperienceBuffer, open_buffer
+from share.kernel.experience.config import ExperienceBufferConfig
+from share.kernel.registry import Registry
+from share.kernel.serving.audit_trail import AuditTrail
+from share.kernel.serving.behind import Behind
+from share.kernel.serving.consultation import WAITING_MAX, Consultant, Consultation, Question
+from share.kernel.serving.engine_config import EngineConfig
+from share.kernel.serving.evidence import Audit, Evidence
+from share.kernel.serving.gate_log import LoggedGate, read_gate_log
+from share.kernel.serving.pictures import Pictures
+from share.kernel.serving.troubles import Troubles
+from tests.experience.making import DIMENSION, experience
+
+LOGGER = StructuredLogger(None, run_id="", backend="test")
+FROZEN_RIGHT = Audit("frozen", 0.9, 0.9, True, False, False, True, "v000001-00000000", 0.0)
+ADAPTED_RIGHT = Audit("frozen", 0.9, 0.9, False, True, False, True, "v000001-00000000", 0.0)
+
+
+def evidence(path: Path, **settings: object) -> Evidence:
+    return Evidence(path / "evidence.json", EngineConfig.model_validate(settings), LOGGER, clock=lambda: 1.0)
+
+
+def test_without_evidence_the_frozen_policy_answers_whatever_the_memory_says(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    assert held.policy == "frozen"
+    assert not held.overrules("frozen", 1.0, are_one=True)
+    assert held.calibrated("frozen", 0.3) == pytest.approx(0.3)
+
+
+def test_a_review_counts_once_across_restarts_until_it_is_settled(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    held.record("review", ADAPTED_RIGHT)
+    weights = held.weights
+    again = evidence(tmp_path)
+    assert again.has("review")
+    assert again.weights == pytest.approx(weights)
+    again.settled("review")
+    assert not again.has("review")
+
+
+def test_evidence_that_could_not_be_stored_does_not_count(tmp_path: Path) -> None:
+    held = evidence(tmp_path / "gone")
+    before = held.weights
+    with pytest.raises(OSError, match="No such file"):
+        held.record("review", ADAPTED_RIGHT)
+    assert held.weights == before
+    assert not held.has("review")
+
+
+def test_evidence_that_is_damaged_is_none(tmp_path: Path) -> None:
+    (tmp_path / "evidence.json").write_text("{")
+    assert evidence(tmp_path).policy == "frozen"
+
+
+def test_what_is_not_known_never_speaks_against_the_frozen_policy(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    prior = held.weights
+    for number in range(5):
+        held.record(str(number), replace(ADAPTED_RIGHT, given="adapted", frozen=None, adapted=False))
+    assert held.weights["frozen"] > prior["frozen"]
+    assert held.weights["adapted"] < prior["adapted"]
+    incomplete = evidence(tmp_path / "other") if (tmp_path / "other").mkdir() is None else held
+    incomplete.record("one", replace(ADAPTED_RIGHT, adapted=None, is_whole=False))
+    assert incomplete.weights == pytest.approx(prior), "who was not asked is not judged"
+
+
+def test_a_version_does_harm_only_where_it_clearly_lost_itself(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    for number in range(4):
+        held.record(f"lost-{number}", FROZEN_RIGHT)
+    assert not held.is_harmful(FROZEN_RIGHT.version), "by chance one in 16"
+    held.record("lost-4", FROZEN_RIGHT)
+    assert held.is_harmful(FROZEN_RIGHT.version), "by chance one in 32"
+    assert not held.is_harmful("v000002-00000000")
+    held.record("won", ADAPTED_RIGHT)
+    assert not held.is_harmful(FROZEN_RIGHT.version)
+
+
+def test_a_policy_that_was_taken_back_has_to_prove_itself_again(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    for number in range(5):
+        held.record(str(number), ADAPTED_RIGHT)
+    assert held.policy == "adapted"
+    held.distrust()
+    assert held.policy == "frozen"
+    assert sum(held.weights.values()) == pytest.approx(1.0)
+    assert evidence(tmp_path).policy == "frozen"
+
+
+def test_confidence_is_calibrated_on_audited_items(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    for number in range(60):
+        held.record(str(number), replace(FROZEN_RIGHT, frozen=number % 2 == 0, confidence=0.95, stated=0.95))
+    assert 0.5 <= held.calibrated("frozen", 0.95) < 0.75
+    assert held.calibrated("memory", 0.95) == pytest.approx(0.95), "of the vote nothing was heard"
+    told = held.statistics()
+    assert told.calibration_error_raw == pytest.approx(0.45)
+
+
+@pytest.fixture
+def buffer(tmp_path: Path, registry: Registry) -> Iterator[ExperienceBuffer]:
+    with open_buffer(tmp_path / "buffer", ExperienceBufferConfig(dimension=DIMENSION), registry) as opened:
+        yield opened
+
+
+def test_a_search_that_hangs_costs_the_limit_and_what_comes_behind_it_is_refused(
+    buffer: ExperienceBuffer, registry: Registry
+) -> None:
+    is_let_go = threading.Event()
+
+    def clock() -> float:
+        is_let_go.wait()
+        return 0.0
+
+    voter: Voter = registry.build(Choice("voter", "majority"))
+    buffer.add(experience(0, metadata={"answer_type": "text", "client": "c"}))
+    embedding = experience(0).embedding
+    consultant = Consultant(buffer, voter, neighbors=1, similarity_min=-1.0, limit_s=0.05, clock=clock)
+    told: list[Consultation] = []
+    question = Question("trace", embedding, Vote("policy", "a", 0.5), "text")
+    for _ in range(WAITING_MAX + 10):
+        consultant.consult(question, told.append)
+    deadline = time.monotonic() + 60.0
+    while len(told) < WAITING_MAX + 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    reasons = [each.problem for each in told]
+    assert set(reasons) == {"timeout", "busy"}
+    assert len(reasons) == WAITING_MAX + 10, "each is told once"
+    is_let_go.set()
+    told.clear()
+    consultant.consult(question, told.append)
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert told[0].votes is not None
+    consultant.close()
+
+
+def test_pictures_are_bounded_and_a_flood_of_answers_leaves_those_that_wait(tmp_path: Path) -> None:
+    image = np.zeros((10, 10, 3), np.uint8)
+    pictures = Pictures(None, bytes_max=8 * image.nbytes)
+    pictures.hold("waits", (image,), None)
+    pictures.keep("waits")
+    for number in range(20):
+        pictures.hold(f"answered-{number}", (image,), None)
+    assert len(pictures.of("waits")) == 1
+    assert [number for number in range(20) if pictures.of(f"answered-{number}")] == [18, 19]
+    pictures.release("waits")
+    assert pictures.of("waits") == ()
+
+
+def test_a_gate_goes_on_after_a_restart_and_begins_anew_with_the_day_or_other_settings(tmp_path: Path) -> None:
+    now = [1_800_000_000.0]
+    config = GateConfig(entropy_max=9.0, client_share_max=0.02, label_share_max=1.0, redundancy_max=1.0)
+
+    def opened(config: GateConfig = config) -> LoggedGate:
+        return LoggedGate(tmp_path, config, LOGGER, clock=lambda: now[0])
+
+    def decide(gate: LoggedGate, name: str) -> str:
+        request = GateRequest(name, "client", name, 0.9, 0.1, 100)
+        return gate.decide(request, np.eye(4, dtype=np.float32)[0]).reason
+
+    gate = opened()
+    assert [decide(gate, "a"), decide(gate, "b"), decide(gate, "c")] == ["accepted", "accepted", "client_cap"]
+    gate.close()
+    assert decide(opened(), "d") == "client_cap", "it knows what was before"
+    assert decide(opened(config.model_copy(update={"window": 50})), "e") == "accepted"
+    now[0] += 86400.0
+    assert decide(opened(), "f") == "accepted"
+    assert len(list(tmp_path.iterdir())) == 3
+    for path in tmp_path.iterdir():
+        Gate.replay(*read_gate_log(path))
+    now[0] += 91 * 86400.0
+    opened().expire(90.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_behind_the_answers_takes_nothing_with_it() -> None:
+    troubles = Troubles(LOGGER)
+    behind = Behind(2, troubles)
+    is_let_go, done = threading.Event(), []
+
+    def broken() -> None:
+        is_let_go.wait()
+        raise RuntimeError("of itself")
+
+    assert behind.offer(broken)
+    assert behind.offer(lambda: done.append("second"))
+    assert not behind.offer(lambda: done.append("third")), "as many wait as may"
+    is_let_go.set()
+    assert behind.ask(lambda: done) == ["second"]
+    assert troubles.counts("behind_failed") == {"RuntimeError": 1}
+    behind.close()
+    with pytest.raises(EngineClosed):
+        behind.ask(lambda: None)
+
+
+def test_troubles_are_counted_always_and_logged_once_a_minute(tmp_path: Path) -> None:
+    now = [0.0]
+    troubles = Troubles(StructuredLogger(tmp_path / "events", run_id="", backend=""), now=lambda: now[0])
+    for _ in range(100):
+        troubles.note("disk", "full", "no space")
+    now[0] = 61.0
+    troubles.note("disk", "full", "no space")
+    troubles.note("disk", "full", "no space", quiet=True)
+    assert troubles.counts("disk") == {"full": 102}
+    assert len((tmp_path / "events").read_text().splitlines()) == 2
+
+
+def test_an_audit_log_is_opened_again_when_it_is_free(tmp_path: Path) -> None:
+    other = AuditLog(tmp_path / "audit.log")
+    trail = AuditTrail(tmp_path / "audit.log", Troubles(LOGGER), again_s=0.0)
+    with pytest.raises(AuditUnavailable):
+        trail.append("engine", "start")
+    other.close()
+    trail.append("engine", "start")
+    assert trail.is_available
+    with pytest.raises(ConfigError, match="reason: must be an identifier"):
+        trail.append("engine", "stop", reason="because I wanted to")
+    trail.close()
+
+
+def test_an_engine_that_would_keep_reviews_longer_than_all_else_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"review\.kept_days: must not exceed retention_days"):
+        EngineConfig.model_validate({"retention_days": 30.0})
+    with pytest.raises(ValueError, match="frozen: must exceed the others"):
+        EngineConfig.model_validate({"prior": {"frozen": 0.1, "adapted": 0.5}})
