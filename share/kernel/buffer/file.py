@@ -205,10 +205,12 @@ class FileLog:
         last = self._chain.segments[-1]
         with reading(self._directory), self._chain.files.borrowed(last.ordinal) as file:
             # Its last records may be in memory only; and what a writer whose sync failed has left there may never be on
-            # the disk, however often one syncs. The end of the log is what the disk itself holds.
+            # the disk, however often one syncs. The end of the log is what the disk itself holds, from where on nothing
+            # tells that it does.
             file.sync()
+            proven = find_tail(file, last.header).proven
             file.reread()
-            tail = find_tail(file, last.header)
+            tail = find_tail(file, last.header, proven)
             if tail.damage is not None:
                 raise self._chain.damage(last.ordinal, tail.damage, tail.next_sequence)
         if tail.torn:

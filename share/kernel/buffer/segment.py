@@ -168,44 +168,48 @@ def frame_at(file: File, seed: int, offset: int, end: int) -> Frame | None:
 class Tail:
     """How a segment ends that no later one has sealed: `end` is its offset, `next_sequence` what would come there.
 
-    `damage` is an offset where an acknowledged record is missing; `torn` counts bytes of one that never was.
+    `proven` are offset and sequence of the first frame of which no later one says that it is durable. `damage` is an
+    offset where an acknowledged record is missing; `torn` counts bytes of one that never was.
     """
 
     end: int
     next_sequence: int
+    proven: tuple[int, int]
     is_closed: bool = False
     damage: int | None = None
     torn: int = 0
 
 
-def find_tail(file: File, header: SegmentHeader) -> Tail:
-    """The end of the log in its last segment. Raises OSError.
+def find_tail(file: File, header: SegmentHeader, start: tuple[int, int] | None = None) -> Tail:
+    """The end of the log in its last segment, looked for from the frame at `start` on. Raises OSError.
 
     Payloads that a later frame says are durable are not checked here but by whoever reads them.
     """
     size = file.size
-    end, sequence, is_closed, durable = START, header.first_sequence, False, 0
+    end, sequence = start or (START, header.first_sequence)
+    is_closed, durable = False, 0
     unproven: list[Placed] = []
-    for placed in walk(file, header.seed, START, sequence, size, with_payloads=False):
+    for placed in walk(file, header.seed, end, sequence, size, with_payloads=False):
         end, sequence, is_closed = placed.offset + placed.size, placed.last + 1, placed.type is RecordType.CLOSE
         if placed.durable > durable:
             durable = placed.durable
             unproven = [earlier for earlier in unproven if earlier.last > durable]
         unproven.append(placed)
+    proven = (unproven[0].offset, unproven[0].sequence) if unproven else (end, sequence)
     for placed in unproven:
         if frame_at(file, header.seed, placed.offset, size) is None:
             end, sequence, is_closed = placed.offset, placed.sequence, False
             break
     if is_closed:
-        return Tail(end, sequence, is_closed)
+        return Tail(end, sequence, proven, is_closed)
     torn = 0
     for placed in search(file, header.seed, end + ALIGNMENT, sequence, size):
         if placed.durable >= sequence:
-            return Tail(end, sequence, damage=end)
+            return Tail(end, sequence, proven, damage=end)
         torn = placed.offset + placed.size - end
     if not torn and any(file.pread(HEADER_BYTES, end)):
         torn = HEADER_BYTES
-    return Tail(end, sequence, torn=torn)
+    return Tail(end, sequence, proven, torn=torn)
 
 
 def read_header(file: File) -> SegmentHeader | None:
