@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from share.kernel.errors import BufferFenced, BufferLocked, BufferUnavailable, ExperienceRefused
+from share.kernel.errors import BufferFenced, BufferLocked, BufferUnavailable, ExperienceRefused, IndexUnavailable
 from share.kernel.experience.buffer import open_buffer
-from share.kernel.experience.builder import ProcessBuilder
+from share.kernel.experience.builder import Patience, ProcessBuilder
 from share.kernel.experience.disk import RealDisk, RealFile
 from share.kernel.experience.intake import Intake
 from share.kernel.experience.producer import ExperienceProducer
@@ -250,6 +252,46 @@ def test_a_killed_builder_is_replaced_and_nobody_notices(tmp_path: Path, registr
         assert buffer.metrics()["index_rows"] == 53
     with opened(tmp_path, registry) as buffer:
         assert len(buffer) == 53
+
+
+def test_a_builder_that_hangs_is_ended_and_named_while_the_old_index_serves(tmp_path: Path, registry: Registry) -> None:
+    config = settings(registry)
+    builder = ProcessBuilder(tmp_path, config.storage, config.index, Patience(look_s=0.2, looks_max=10))
+    with open_buffer(tmp_path, config, registry, builder=builder) as buffer, ThreadPoolExecutor(1) as executor:
+        buffer.add_many([experience(number) for number in range(50)])
+        buffer.rebuild()
+        rebuilding = executor.submit(buffer.rebuild)
+        until(lambda: builder.pid is not None)
+        pid = builder.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        added = 0
+        while not rebuilding.done():
+            buffer.add(experience(f"meanwhile-{added}"))
+            for number in (7, f"meanwhile-{added}"):
+                assert buffer.search_index(experience(number).embedding, 1)[0].id == f"e{number}"
+            added += 1
+            time.sleep(0.05)
+        with pytest.raises(IndexUnavailable, match=f"the index builder, process {pid}, has done nothing for 2 s and"):
+            rebuilding.result()
+        assert added > 0
+        assert not Path(f"/proc/{pid}").exists()
+        assert buffer.metrics()["index_rows"] == 50
+        buffer.rebuild()
+        assert buffer.metrics()["index_rows"] == 50 + added
+
+
+def test_a_builder_that_takes_without_end_is_ended_and_named(tmp_path: Path, registry: Registry) -> None:
+    """One that begins to build is far beyond a second of the processor."""
+    config = settings(registry, index="hnsw", dimension=512)
+    builder = ProcessBuilder(tmp_path, config.storage, config.index, Patience(cpu_s_min=1, cpu_s_per_number=0.0))
+    with open_buffer(tmp_path, config, registry, builder=builder) as buffer:
+        vectors_ND = np.random.default_rng(0).standard_normal((4000, 512), np.float32)
+        vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        buffer.add_many([experience(number, embedding=vector_D) for number, vector_D in enumerate(vectors_ND)])
+        with pytest.raises(IndexUnavailable, match=r"process \d+ had used 1 s of the processor and was ended"):
+            buffer.rebuild()
+        assert buffer.search_index(vectors_ND[7], 1)[0].id == "e7"
 
 
 def test_a_builder_dies_with_its_writer(tmp_path: Path, registry: Registry) -> None:

@@ -1,7 +1,8 @@
 """The index builder: makes a snapshot and an index from the log, in a process of its own that writing never waits for.
 
 It reads what is durable and writes new files; nothing of it counts before the writer commits a manifest. So it may be
-killed at any moment, and it dies with its writer. In the background it runs only where the scheduler has nothing else.
+killed at any moment, which is done to one that hangs, and it dies with its writer. In the background it runs only where
+the scheduler has nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -58,6 +60,30 @@ class Built:
     elapsed_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a builder may do nothing, and how much it may do, before it is taken to hang and is ended.
+
+    Time does not tell: in the background of a busy machine a sound one may take hours.
+    """
+
+    look_s: float = 5.0
+    """Seconds between two looks at what it does."""
+
+    looks_max: int = 12
+    """So many looks in a row find that it has neither used the processor nor waited for one. They are counted, not the
+    time, in which the machine may have slept, or its writer have been stopped."""
+
+    cpu_s_min: int = 600
+    cpu_s_per_number: float = 1e-5
+    """Seconds of processor for all, and for each number of the vectors besides: ten times what the slowest index takes.
+    """
+
+    def cpu_s_max(self, order: Order) -> int:
+        """What building may take, in whole seconds."""
+        return self.cpu_s_min + int(self.cpu_s_per_number * order.num_alive * order.dimension)
+
+
 class Builder(Protocol):
     """Carries out orders, one at a time."""
 
@@ -91,8 +117,9 @@ class InlineBuilder:
 class ProcessBuilder:
     """Builds in another process, which has the plugins that are installed."""
 
-    def __init__(self, directory: Path, storage: Choice, index: Choice) -> None:
+    def __init__(self, directory: Path, storage: Choice, index: Choice, patience: Patience = Patience()) -> None:
         self._directory = directory
+        self._patience = patience
         self._choices = {"storage": _said(storage), "index": _said(index)}
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -118,8 +145,11 @@ class ProcessBuilder:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         try:
+            cpu_s = self._patience.cpu_s_max(order)
+            with contextlib.suppress(OSError):  # it may have ended
+                resource.prlimit(process.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
             _schedule(process.pid, is_urgent)
-            output, errors = process.communicate(json.dumps(asked))
+            output, errors = self._wait(process, json.dumps(asked))
         except BaseException:
             process.kill()
             process.communicate()
@@ -128,8 +158,28 @@ class ProcessBuilder:
             self._process = None
         if process.returncode != 0:
             reason = errors.strip().rpartition("\n")[2] or f"it ended with {process.returncode}"
+            if process.returncode == -signal.SIGXCPU:
+                reason = f"process {process.pid} had used {cpu_s} s of the processor and was ended"
             raise IndexUnavailable(f"{self._directory}: the index builder failed: {reason}")
         return Built(**json.loads(output))
+
+    def _wait(self, process: subprocess.Popen[str], asked: str) -> tuple[str, str]:
+        """What it prints, when it has ended. Raises IndexUnavailable when it hangs; it is still to be ended then."""
+        still = used = 0
+        said: str | None = asked
+        while True:
+            try:
+                return process.communicate(said, timeout=self._patience.look_s)
+            except subprocess.TimeoutExpired:
+                said = None  # it goes on with the rest
+            is_waiting, used_now = _looked_at(process.pid)
+            still = 0 if is_waiting or used_now != used else still + 1
+            used = used_now
+            if still == self._patience.looks_max:
+                raise IndexUnavailable(
+                    f"{self._directory}: the index builder, process {process.pid}, has done nothing for "
+                    f"{still * self._patience.look_s:g} s and was ended"
+                )
 
     def hurry(self) -> None:
         process = self._process
@@ -182,6 +232,12 @@ def _said(choice: Choice) -> dict[str, Any]:
     return {"name": choice.name, **(dump(choice.config) if choice.config is not None else {})}
 
 
+def _looked_at(pid: int) -> tuple[bool, int]:
+    """Whether a process waits for a processor or has one, and the clock ticks that its threads have used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[0] == "R", int(fields[11]) + int(fields[12])
+
+
 def _schedule(pid: int, is_urgent: bool) -> None:
     policy = os.SCHED_OTHER if is_urgent else os.SCHED_IDLE
     with contextlib.suppress(OSError):  # it may have ended, or may not be allowed
@@ -214,4 +270,4 @@ def _backend(registry: Registry, kind: str, said: dict[str, Any]) -> Any:
 if __name__ == "__main__":
     sys.exit(main())
 
-__all__ = ["INDEX", "Builder", "Built", "InlineBuilder", "Order", "ProcessBuilder", "build", "main"]
+__all__ = ["INDEX", "Builder", "Built", "InlineBuilder", "Order", "Patience", "ProcessBuilder", "build", "main"]
