@@ -23,6 +23,7 @@ from tests.experience.making import experience, opened
 from tests.privacy.traces import traces
 
 SUBJECT = "jane.doe@example.org"
+NUM_FIELDS = 9
 
 
 @pytest.fixture(scope="module")
@@ -39,36 +40,35 @@ def personal(samples: list[Sample]) -> set[str]:
 def record(
     directory: Path, registry: Registry, storage: str, samples: list[Sample], kept: Callable[[str], str]
 ) -> None:
-    """What a service writes of each request, every text passed through `kept`."""
+    """What a service writes of its requests, every text passed through `kept`; each field has texts of its own."""
     subject = subject_key(SUBJECT) if kept(SUBJECT) != SUBJECT else SUBJECT
+    texts = [kept(sample.text) for sample in samples]
     queue = ReviewQueue(directory / "reviews.sqlite", ReviewConfig(audit_share=1.0), seed=1)
     log = AuditLog(directory / "audit.jsonl")
-    with opened(directory / "buffer", registry, storage={"name": storage}, capacity=80) as buffer:
-        for number, sample in enumerate(samples):
-            question = kept(sample.text)
+    with opened(directory / "buffer", registry, storage={"name": storage}) as buffer:
+        for first in range(0, len(texts), NUM_FIELDS):
+            told = [*texts[first : first + NUM_FIELDS], *[""] * NUM_FIELDS]
             call = Action(
                 "operation",
-                kept(f"I read {sample.text}"),
+                told[2],
                 operation="READ_TEXT",
-                arguments={"looking for": kept(sample.text)},
-                observation=kept(sample.text),
-                error=kept(sample.text),
+                arguments={"looking for": told[3]},
+                observation=told[4],
+                error=told[5],
             )
-            trajectory = Trajectory(f"e{number}", (call,), kept(sample.text), "answer")
-            buffer.add(
-                experience(
-                    number,
-                    question=question,
-                    answer=kept(sample.text),
-                    trajectory=trajectory,
-                    subject=subject,
-                    features={"visual": np.zeros(4, dtype=np.float16)},
-                    metadata={"answers": {"frozen": kept(sample.text)}},
-                )
+            made = experience(
+                first,
+                question=told[0],
+                answer=told[1],
+                trajectory=Trajectory(f"e{first}", (call,), told[6], "answer"),
+                subject=subject,
+                features={"visual": np.zeros(4, dtype=np.float16)},
+                metadata={"answers": {"frozen": told[7]}},
             )
-            queue.offer(f"e{number}", subject=SUBJECT)
-            queue.decide(f"e{number}", True, "reviewer", kept(f"as it says: {sample.text}"))
-            log.append("key:reviewer", "review", task_id=f"e{number}", reason="approved")
+            buffer.add(made)
+            queue.offer(made.id, subject=SUBJECT)
+            queue.decide(made.id, True, "reviewer", told[8])
+            log.append("key:reviewer", "review", task_id=made.id, reason="approved")
         buffer.rebuild()
     queue.close()
     log.close()

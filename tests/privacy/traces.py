@@ -27,7 +27,7 @@ def traces(directory: Path, texts: Iterable[str]) -> list[Trace]:
     found = []
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         content = b"\n".join((str(path.relative_to(directory)).encode(), path.read_bytes(), *_unpacked(path)))
-        content = content.lower()
+        content = re.sub(rb"\0{16,}", b"\0", content).lower()  # files that were made long beforehand
         squeezed = re.sub(rb"[ .()/-]", b"", content)
         found += [
             Trace(path, text)
