@@ -79,7 +79,8 @@ class Prediction:
     of the mean log-probability of the answer's tokens, uncalibrated, `entropy` the mean entropy of their distributions
     in nats; both are those at temperature 1, and 0 without an answer. `visual_embedding` is the mean of the features of
     the images that were shown, `text_embedding` that of the embeddings of the question's tokens, float32 of the same
-    width and unit length; both are the frozen policy's, so that they stay comparable while weights change.
+    width and unit length; both are the frozen policy's, so that they stay comparable while weights change. Without
+    images the first is zero.
     `policy_version` names the weights that wrote every token.
     `queue_ms` passed until the prompt was read, `predict_ms` from then on.
     """
