@@ -34,7 +34,7 @@ class LearnTask(BaseModel):
     """Who says so: a reviewer, or for `gated` the vote alone."""
     trust: float = Field(default=1.0, gt=0.0, le=1.0)
     """How far a reviewer is believed. The gate has it in its learning rate already."""
-    learning_rate: float = Field(gt=0.0)
+    learning_rate: float = Field(gt=0.0, le=1.0)
     """Of the task's update; tasks that are learned together share the greatest, each in proportion to its own."""
     is_video: bool = False
     """Whether the images are frames."""
