@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from share.kernel.config import read_yaml, validate, with_run_settings
@@ -118,7 +120,9 @@ def test_a_configuration_of_the_repository_loads(
 ) -> None:
     """configs/<mode>/<backend>[_<what for>].yaml, sparse, with comments."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my-images.jsonl").touch()  # what users bring
+    cv2.imwrite("mine.png", np.zeros((8, 8, 3), np.uint8))  # what users bring
+    line = json.dumps({"question": "What?", "image": "mine.png", "answer": "night"})
+    Path("my-images.jsonl").write_text(f"{line}\n{line.replace('mine.png', './mine.png')}\n")
     kind = KIND_OF_MODE[path.parent.name]  # type: ignore[index]
     name = path.stem.partition("_")[0]
     config = read_yaml(path)

@@ -42,15 +42,15 @@ def save(tmp_path: Path) -> Save:
     return write
 
 
-def _read_all(config: HfDatasetConfig) -> None:
-    source = HfDataset(config)
+def _read_all(path: Path, **settings: Any) -> None:
+    source = HfDataset(HfDatasetConfig(path=path, **settings))
     for index in range(source.size("train") or 0):
         source.prompt("train", index)
 
 
-def _mistake(config: HfDatasetConfig) -> str:
+def _mistake(path: Path, **settings: Any) -> str:
     with pytest.raises(TaskError) as raised:
-        _read_all(config)
+        _read_all(path, **settings)
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -109,13 +109,13 @@ def test_a_split_of_its_own_may_be_held_out(save: Save, tmp_path: Path) -> None:
     source = HfDataset(HfDatasetConfig(path=tmp_path / "both", held_out_split="test"))
     assert (source.size("train"), source.size("held_out")) == (7, 3)
     assert source.prompt("held_out", 0).answer == "7"
-    message = _mistake(HfDatasetConfig(path=tmp_path / "both", held_out_split="validation"))
+    message = _mistake(tmp_path / "both", held_out_split="validation")
     assert "no split 'validation'; there are train, test: set held_out_split" in message
 
 
 def test_a_missing_column_is_named_with_those_that_exist(save: Save) -> None:
     path = save()
-    message = _mistake(HfDatasetConfig(path=path, answer_column="label"))
+    message = _mistake(path, answer_column="label")
     assert message.startswith(f"{path}: no column 'label'")
     assert "there are question, image, answer: set answer_column" in message
 
@@ -123,21 +123,19 @@ def test_a_missing_column_is_named_with_those_that_exist(save: Save) -> None:
 def test_a_bad_value_is_named_with_row_and_column(save: Save) -> None:
     questions = [f"Question {number}?" if number != 6 else None for number in range(10)]
     path = save(question=questions)
-    message = _mistake(HfDatasetConfig(path=path, held_out_fraction=0))
+    message = _mistake(path, held_out_fraction=0)
     assert message == f"{path}: row 6, column 'question': must be text, not None"
 
 
 def test_an_image_that_cannot_be_decoded_is_named_with_row_and_column(save: Save) -> None:
     images = [{"bytes": b"no image", "path": None}] * 10
     path = save(image=images)
-    assert f"{path}: row 0, column 'image': image: not a PNG" in _mistake(
-        HfDatasetConfig(path=path, held_out_fraction=0)
-    )
+    assert f"{path}: row 0, column 'image': image: not a PNG" in _mistake(path, held_out_fraction=0)
 
 
 def test_an_answer_that_the_check_cannot_judge_is_named(save: Save) -> None:
     path = save(answer=["1", "two cats", *(["x"] * 8)])
-    assert "row 2, column 'answer'" in _mistake(HfDatasetConfig(path=path, held_out_fraction=0, check="numeric"))
+    assert "row 2, column 'answer'" in _mistake(path, held_out_fraction=0, check="numeric")
 
 
 @pytest.mark.parametrize(("name", "problem"), [("nowhere", "is no directory"), ("", "is not a saved dataset")])
@@ -152,7 +150,19 @@ def test_a_directory_that_is_missing_or_no_dataset_is_a_mistake_in_the_configura
     assert not (tmp_path / "work").exists()
 
 
+def test_a_column_that_is_not_there_is_known_before_a_run_directory_exists(
+    save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"task.path={save()}", "task.answer_column=label", f"workdir={tmp_path / 'work'}"]
+    capsys.readouterr()  # what saving had to say
+    assert run_command("train", "trainer", "", "", ["--backend", "grpo", "task=hf_dataset", *settings]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("there are question, image, answer: set answer_column\n")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_damaged_dataset_is_named(save: Save) -> None:
     path = save()
     (path / "state.json").write_text("{")
-    assert f"{path}: is not a dataset that can be loaded" in _mistake(HfDatasetConfig(path=path))
+    assert f"{path}: is not a dataset that can be loaded" in _mistake(path)

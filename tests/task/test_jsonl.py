@@ -253,7 +253,7 @@ def test_an_empty_file_is_named(directory: Path) -> None:
 
 
 def test_a_file_that_vanished_is_named(directory: Path) -> None:
-    config = JsonlConfig(path=_write(directory, _line()))
+    config = JsonlConfig(path=_write(directory, _line()), held_out_fraction=0)
     config.path.unlink()
     with pytest.raises(TaskError, match=r"questions\.jsonl: cannot be read: No such file"):
         Jsonl(config)
@@ -272,6 +272,28 @@ def test_a_file_that_cannot_be_read_is_a_mistake_in_the_configuration(
     error = capsys.readouterr().err
     assert error.startswith(f"error: task.{setting}: cannot be read: {reason}; give a file with one JSON object a line")
     assert str(directory / name) in error
+    assert error.count("\n") == 1
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "is not JSON"),
+        (_line(image="missing.png"), "No such file or directory"),
+        (_line(image="giant.png"), "the 4,000,000 pixels accepted"),
+    ],
+)
+def test_a_bad_line_is_a_mistake_before_a_run_directory_exists(
+    directory: Path, capsys: pytest.CaptureFixture[str], line: object, says: str
+) -> None:
+    (directory / "giant.png").write_bytes(_giant_png())
+    path, workdir = _write(directory, _line(0), line), directory / "work"
+    argv = ["--backend", "grpo", "task=jsonl", f"task.path={path}", f"workdir={workdir}"]
+    assert run_command("train", "trainer", "", "", argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}:2: ")
+    assert says in error
     assert error.count("\n") == 1
     assert not workdir.exists()
 

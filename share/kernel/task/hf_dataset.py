@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Demonstration, Prompt, Split
@@ -66,11 +66,16 @@ class HfDatasetConfig(ConfigModel):
     @field_validator("path")
     @classmethod
     def _was_saved_to_disk(cls, value: Path) -> Path:
-        """A wrong path is a mistake in the configuration; what is in the files is looked at when they are opened."""
         if not any((value / name).is_file() for name in ("state.json", "dataset_dict.json")):
             problem = "is not a saved dataset" if value.is_dir() else "is no directory"
             raise ValueError(f"{problem}; give the one that Dataset.save_to_disk wrote")
         return value
+
+    @model_validator(mode="after")
+    def _has_the_splits_and_columns(self) -> HfDatasetConfig:
+        """Raises TaskError, which pydantic lets through. Rows are looked at when a prompt asks for them."""
+        _rows(self)
+        return self
 
 
 class HfDataset:
@@ -78,18 +83,7 @@ class HfDataset:
 
     def __init__(self, config: HfDatasetConfig) -> None:
         self.config = config
-        splits = _load(config)
-        train = splits[config.train_split]
-        self._rows: dict[Split, tuple[Any, Sequence[int]]]
-        if config.held_out_split is not None:
-            other = splits[config.held_out_split]
-            self._rows = {"train": (train, range(len(train))), "held_out": (other, range(len(other)))}
-            return
-        outside = held_out([str(row) for row in range(len(train))], config.held_out_fraction, str(config.path))
-        self._rows = {
-            "train": (train, [row for row, out in enumerate(outside) if not out]),
-            "held_out": (train, [row for row, out in enumerate(outside) if out]),
-        }
+        self._rows = _rows(config)
 
     def size(self, split: Split) -> int | None:
         return len(self._rows[split][1])
@@ -163,6 +157,20 @@ class HfDataset:
                 f"{place}, column {self.config.difficulty_column!r}: must be a whole number from 0, not {value!r}"
             )
         return value
+
+
+def _rows(config: HfDatasetConfig) -> dict[Split, tuple[Any, Sequence[int]]]:
+    """Of both splits, the dataset and the numbers of the rows in it. Raises TaskError."""
+    splits = _load(config)
+    train = splits[config.train_split]
+    if config.held_out_split is not None:
+        other = splits[config.held_out_split]
+        return {"train": (train, range(len(train))), "held_out": (other, range(len(other)))}
+    outside = held_out([str(row) for row in range(len(train))], config.held_out_fraction, str(config.path))
+    return {
+        "train": (train, [row for row, out in enumerate(outside) if not out]),
+        "held_out": (train, [row for row, out in enumerate(outside) if out]),
+    }
 
 
 def _load(config: HfDatasetConfig) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
     {"question": "How many cups?", "image": "kitchen.png", "answer": 3, "check": "numeric"}
 
-Paths are relative to the file. Every line and the header of every image is checked when the source is opened, so that
-a run does not end hours later on line 7,213. The keys are those of `Record`; chat messages with images and CoTA
-samples are understood as well. The format is described in docs/formats/jsonl.md.
+Paths are relative to the file. Every line and the header of every image is checked with the configuration, before a run
+directory exists, so that a run does not end hours later on line 7,213. The keys are those of `Record`; chat messages
+with images and CoTA samples are understood as well. The format is described in docs/formats/jsonl.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
@@ -57,7 +57,6 @@ class JsonlConfig(ConfigModel):
     @field_validator("path", "held_out_path")
     @classmethod
     def _can_be_read(cls, value: Path | None) -> Path | None:
-        """A wrong path is a mistake in the configuration; what a file holds is looked at when the source is opened."""
         if value is not None:
             try:
                 value.open("rb").close()
@@ -66,22 +65,19 @@ class JsonlConfig(ConfigModel):
                 raise ValueError(f"cannot be read: {reason}; {_REMEDY}") from error
         return value
 
+    @model_validator(mode="after")
+    def _holds_what_can_be_asked(self) -> JsonlConfig:
+        """Raises TaskError, which pydantic lets through: it names the file and the line better than a key path does."""
+        _splits(self)
+        return self
+
 
 class Jsonl:
-    """Kind `task`. Opening it checks the files. Raises TaskError naming file and line number."""
+    """Kind `task`. Reads the files again, which may have changed. Raises TaskError naming file and line number."""
 
     def __init__(self, config: JsonlConfig) -> None:
         self.config = config
-        lines = _read(config.path)
-        if config.held_out_path is not None:
-            self._lines: dict[Split, list[_Line]] = {"train": lines, "held_out": _read(config.held_out_path)}
-            return
-        keys = ["\n".join((*line.record.image_paths, line.record.video or "")) for line in lines]
-        outside = held_out(keys, config.held_out_fraction, str(config.path))
-        self._lines = {
-            "train": [line for line, out in zip(lines, outside, strict=True) if not out],
-            "held_out": [line for line, out in zip(lines, outside, strict=True) if out],
-        }
+        self._lines = _splits(config)
 
     def size(self, split: Split) -> int | None:
         return len(self._lines[split])
@@ -140,6 +136,19 @@ class _Line:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.number}"
+
+
+def _splits(config: JsonlConfig) -> dict[Split, list[_Line]]:
+    """The lines of both splits, all checked. Raises TaskError."""
+    lines = _read(config.path)
+    if config.held_out_path is not None:
+        return {"train": lines, "held_out": _read(config.held_out_path)}
+    keys = ["\n".join((*line.record.image_paths, line.record.video or "")) for line in lines]
+    outside = held_out(keys, config.held_out_fraction, str(config.path))
+    return {
+        "train": [line for line, out in zip(lines, outside, strict=True) if not out],
+        "held_out": [line for line, out in zip(lines, outside, strict=True) if out],
+    }
 
 
 def _read(path: Path) -> list[_Line]:
