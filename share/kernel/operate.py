@@ -26,8 +26,8 @@ def operate(registry: Registry, arguments: argparse.Namespace) -> int:
     PluginLoadError for what cannot be tried at all.
     """
     output: Path | None = arguments.output
-    if output is not None and output.suffix[1:] not in PICTURE_TYPES:
-        raise ConfigError(f"--output: {output} must end in .{', .'.join(PICTURE_TYPES)}")
+    if output is not None:
+        _check_output(output)
     name = arguments.operation
     settings = layered([], {}, arguments.set)
     choice = Choice("operation", name, validate(registry.config_model("operation", name), settings, registry))
@@ -55,8 +55,21 @@ def operate(registry: Registry, arguments: argparse.Namespace) -> int:
     if output is not None:
         if result.image is None:
             raise ConfigError(f"--output: {name} returned no picture for these arguments")
-        write_atomically(output, encode_image(result.image, output.suffix[1:]))
+        try:
+            write_atomically(output, encode_image(result.image, output.suffix[1:]))
+        except OSError as error:
+            raise ConfigError(f"--output: {output} cannot be written: {error.strerror}") from error
     return 0
+
+
+def _check_output(output: Path) -> None:
+    """Known before the operation runs: it may take a minute."""
+    if output.suffix[1:] not in PICTURE_TYPES:
+        raise ConfigError(f"--output: {output} must end in .{', .'.join(PICTURE_TYPES)}")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output: {output.parent} is no directory; make it first")
+    if output.is_dir():
+        raise ConfigError(f"--output: {output} is a directory; name a file")
 
 
 def _scene(images: list[Path] | None, video: Path | None) -> Scene:

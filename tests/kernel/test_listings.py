@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,7 @@ def test_an_operation_runs_on_an_image_and_writes_its_picture(
         (["ZOOM_IN", "--arguments", "{"], 1, "refused: arguments: not JSON"),
         (["ZOOM", "--arguments", "{}"], 2, "error: no operation 'ZOOM'; did you mean 'ZOOM_IN'?"),
         (["ZOOM_IN", "--output", "o.gif"], 2, "error: --output: o.gif must end in .jpg, .png, .webp"),
+        (["ZOOM_IN", "--output", "nowhere/o.png"], 2, "error: --output: nowhere is no directory; make it first"),
         (["ZOOM_IN", "--set", "side_mn=1"], 2, "error: side_mn: no such key; did you mean 'side_min'?"),
     ],
 )
@@ -101,6 +104,21 @@ def test_what_cannot_be_run_says_why(
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(image: Path, tmp_path: Path) -> None:
+    """No file of this process may grow, as on a full disk."""
+    code = f"""
+import resource, sys
+from share.kernel.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+sys.exit(main(["run-operation", "ZOOM_IN", "--image", {str(image)!r}, "--arguments", '{{"bbox": [0, 0, 50, 50]}}',
+               "--output", {str(tmp_path / "o.png")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --output: {tmp_path / 'o.png'} cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == [image]
 
 
 def test_a_broken_image_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
