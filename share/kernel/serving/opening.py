@@ -22,7 +22,7 @@ from share.kernel.serving.batching import Batcher, BatchingConfig
 from share.kernel.serving.engine import InferenceEngine
 from share.kernel.serving.engine_config import EngineConfig
 from share.kernel.serving.update_config import UpdateConfig, worker_settings
-from share.kernel.serving.update_worker import TARGET
+from share.kernel.serving.update_worker import PRELOAD, TARGET
 from share.kernel.serving.versions import VersionStore
 from share.kernel.serving.weights import ServedPolicies
 from share.kernel.transport.config import TransportConfig
@@ -68,8 +68,9 @@ def open_engine(
         worker = directory / "worker"
         supervisor = None
         if update is not None:
+            preload = tuple(dict.fromkeys([*PRELOAD, *transport.preload]))
             supervisor = WorkerSupervisor(
-                transport,
+                transport.model_copy(update={"preload": preload}),
                 target=TARGET,
                 settings=worker_settings(update, versions=store.directory, directory=worker),
                 directory=worker,
