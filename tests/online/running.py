@@ -51,6 +51,7 @@ class Service:
     first_key: str | None
     said: str
     keys: dict[str, str] = field(default_factory=dict)
+    clients: dict[str, openai.OpenAI] = field(default_factory=dict)
 
     def call(
         self,
@@ -83,10 +84,17 @@ class Service:
             self.keys[role] = made.json["key"]
 
     def client(self, role: str = "client") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.keys[role], max_retries=0, timeout=120)
+        """An official client; `stop` closes it."""
+        if role not in self.clients:
+            self.clients[role] = openai.OpenAI(
+                base_url=f"{self.url}/v1", api_key=self.keys[role], max_retries=0, timeout=120
+            )
+        return self.clients[role]
 
     def stop(self) -> int:
         """As an init system does: SIGTERM, and what it exits with."""
+        for client in self.clients.values():
+            client.close()
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(120)
         assert self.process.stdout is not None

@@ -6,7 +6,7 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from share.kernel.adaptation.review import NOTES_CHARACTERS_MAX, Cause
 from share.kernel.contracts.trajectory import FinishReason
@@ -89,6 +89,12 @@ class Verdict(Wire):
     notes: str = Field(default="", max_length=NOTES_CHARACTERS_MAX)
     answer: str | None = Field(default=None, min_length=1, max_length=ANSWER_CHARACTERS_MAX)
     """Of a rejected one, the right answer, where it is known."""
+
+    @model_validator(mode="after")
+    def _right_needs_no_other(self) -> Verdict:
+        if self.approved and self.answer is not None:
+            raise ValueError("answer: an approved answer is the right one; leave it out")
+        return self
 
 
 class Outcome(Wire):

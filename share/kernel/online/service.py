@@ -46,9 +46,10 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
             seed=run.seed,
         )
         opened.callback(engine.close)
+        opened.callback(_report, run, engine)
         door = _door(config, run, keys, engine)
         server = Listening(make_app(door), listening, drain_s=config.drain_s)
-        opened.callback(server.close)  # before the engine: what is being answered is finished
+        opened.callback(server.close)  # before the engine is: what is being answered is finished
         door.watch.start()
         opened.callback(door.watch.close)
         opened.callback(door.closing.set)
@@ -57,7 +58,6 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
         if not run.dry_run:
             run.stop.wait()
         run.logger.info("stopping", "nobody is let in any more; what is being answered is finished")
-        _report(run, engine)
 
 
 def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine) -> Door:
@@ -95,6 +95,7 @@ def _announce(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: Inf
 
 
 def _report(run: RunContext, engine: InferenceEngine) -> None:
+    """What came of it, when the last question is answered."""
     told = engine.get_statistics()
     run.metrics.update(
         answered=told.requests.answered,

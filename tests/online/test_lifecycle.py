@@ -1,0 +1,133 @@
+"""A service from its start to its end: what it says, what it keeps, what SIGTERM does, what a mistake costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from share.kernel.command import run_command
+from share.kernel.registry import Registry
+from share.kernel.serving.keys import KeyStore
+from tests.online.running import Service, question, start
+
+
+def everything_in(directory: Path) -> dict[str, tuple[int, str]]:
+    """Every file's time of change and digest."""
+    return {
+        str(path.relative_to(directory)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def ask(service: Service, registry: Registry, number: int, **more: object) -> int:
+    messages, _ = question(registry, number)
+    body = {"model": "pixelis", "messages": messages, **more}
+    return service.call("POST", "/v1/chat/completions", body, key=service.keys["client"]).status
+
+
+def test_read_only_questions_leave_every_file_as_it_was(service: Service, registry: Registry) -> None:
+    assert ask(service, registry, 1) == 200
+    before: dict[str, tuple[int, str]] = {}
+    while before != (before := everything_in(service.directory)):  # what was asked before is still being recorded
+        time.sleep(0.5)
+    answers = [ask(service, registry, number, pixelis={"read_only": True}) for number in range(12)]
+    for path in ("/v1/statistics", "/metrics", "/v1/models", "/health/ready"):
+        assert service.call("GET", path, key=service.keys["viewer"]).status == 200
+    assert answers == [200] * 12
+    assert service.call("POST", "/v1/chat/completions", b"{", key=service.keys["client"]).status == 422
+    time.sleep(0.5)
+    assert everything_in(service.directory) == before
+
+
+def test_sigterm_finishes_what_is_being_answered_and_what_was_kept_is_there_again(
+    tmp_path: Path, registry: Registry
+) -> None:
+    running = start(tmp_path, "batching.rows_max=1", "read_only=true")
+    running.make_keys()
+    statuses: Counter[int | str] = Counter()
+
+    def one(number: int) -> None:
+        try:
+            statuses[ask(running, registry, number)] += 1
+        except OSError:
+            statuses["refused"] += 1
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    while not statuses[200]:
+        time.sleep(0.01)
+    assert running.stop() == 0, running.said
+    for thread in threads:
+        thread.join()
+    assert statuses[200] == 12, statuses
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    record = json.loads((run_dir / "metrics.json").read_text())
+    assert record["status"] == "ok"
+    assert record["metrics"]["answered"] == 12
+    assert running.first_key is not None
+    again = KeyStore(running.directory / "keys.json")
+    assert again.first_key is None, "it was told once"
+    assert again.check(running.first_key).role == "admin"
+    for key in [running.first_key, *running.keys.values()]:
+        assert all(key.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_dry_run_opens_everything_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve("--dry-run", f"workdir={tmp_path}", "port=0", "read_only=true") == 0
+    out = capsys.readouterr().out
+    assert "first key" in out
+    assert "policy_version: frozen" in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "mistake"),
+    [
+        ("prot=1", "prot: no such key; did you mean 'port'?"),
+        ("admission.pixels_max=5000000", "admission.pixels_max: input should be less than or equal to 4000000"),
+        ("update.policy.threads=3", "configuration: update.policy: must be the policy that is served; leave it out"),
+        ("voter=nobody", "voter: no voter 'nobody'"),
+        ("alerts.webhook=file:///x", "alerts.webhook: must begin with http"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_line_and_leaves_nothing(
+    setting: str, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(f"workdir={tmp_path / 'w'}", setting) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {mistake}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "problem"), [("127.0.0.1", "cannot be listened on"), ("no.such.host.invalid", "host")]
+)
+def test_an_address_that_cannot_be_had_is_one_line(
+    host: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert serve(f"workdir={tmp_path}", f"host={host}", f"port={taken.getsockname()[1]}") == 1
+    error = capsys.readouterr().err
+    assert problem in error
+    assert error.count("\n") == 1
+
+
+def test_keys_that_are_damaged_are_named_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    assert serve(f"workdir={tmp_path / 'w'}", f"directory={tmp_path}", "port=0") == 1
+    assert "keys.json: is damaged; restore it" in capsys.readouterr().err
+    assert (tmp_path / "keys.json").read_text() == "{"
+
+
+def serve(*arguments: str) -> int:
+    """The command line, in this process."""
+    return run_command("online", "online", "Serve.", "", arguments, default="pixelis")
