@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from share.kernel.command import Parser, print_mistake, selection
+from share.kernel.command import DEFAULT_WORKDIR, Parser, print_mistake, selection
 from share.kernel.errors import PixelisError
 from share.kernel.registry import load_registry
 
@@ -61,12 +61,14 @@ def _parser() -> Parser:
     plugins.add_argument("--strict", action="store_true", help="exit with 1 when one is broken")
     command("operations", "the visual operations")
     backends = command("backends", "every backend that can be used")
-    backends.add_argument("kind", nargs="?", help="of this kind only")
+    backends.add_argument("kind", nargs="?", metavar="KIND", help="of this kind only, e.g. reward")
     runs = command("runs", "past runs, the latest first")
-    runs.add_argument("--workdir", type=Path, default=Path("work-dir"))
+    runs.add_argument(
+        "--workdir", type=Path, metavar="DIR", default=DEFAULT_WORKDIR, help="where the runs are (default %(default)s)"
+    )
     schema = command("schema", "the JSON schema of a backend's settings", json=False)
-    schema.add_argument("kind")
-    schema.add_argument("name")
+    schema.add_argument("kind", metavar="KIND", help="e.g. trainer")
+    schema.add_argument("name", metavar="NAME", help="e.g. grpo; `backends` lists kinds and names")
     operate = command("run-operation", "run an operation on an image or a video")
     operate.add_argument("operation", metavar="NAME")
     source = operate.add_mutually_exclusive_group(required=True)

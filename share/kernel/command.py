@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from share.kernel.contracts.run import Mode, RunResult
 
 PLUGINS_VARIABLE = "PIXELIS_PLUGINS"
+DEFAULT_WORKDIR = Path("work-dir")
+"""As in `RunSettings`, which pydantic comes with: too heavy for a listing."""
+
 EXIT_CODES = {"ok": 0, "dry_run": 0, "failed": 1, "interrupted": 130}
 MISTAKE = 2
 
@@ -107,9 +110,9 @@ def print_mistake(error: PixelisError) -> int:
 
 
 def _parser(mode: Mode, kind: str, description: str, examples: str, default: str | None) -> Parser:
-    choice = "reward=task, or reward.weight=0.5" if mode == "train" else "name=…, or name.setting=…"
+    choice = "task=read_text, or task.difficulties=[0]" if mode == "train" else "name=…, or name.setting=…"
     parser = Parser(
-        prog=f"python -m {mode.replace('deploy-', 'deploy.')}.cli",
+        prog=_prog(mode),
         description=description,
         epilog=f"examples:\n{examples}\n{_EPILOG.format(choice=choice)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -127,6 +130,10 @@ def _parser(mode: Mode, kind: str, description: str, examples: str, default: str
         "--block", metavar="PLUGIN", action="append", default=[], help="do not load this plugin; may be repeated"
     )
     return parser
+
+
+def _prog(mode: Mode) -> str:
+    return f"python -m {mode.replace('deploy-', 'deploy.')}.cli"
 
 
 def _backend(arguments: argparse.Namespace, default: str | None) -> str:
@@ -151,7 +158,7 @@ def _run(mode: Mode, arguments: argparse.Namespace, registry: Registry, stop: Ev
     if arguments.dry_run:
         raise ConfigError("--dry-run: cannot be combined with --resume; a dry run is always a new one")
     changes = layered(files, os.environ, overrides)
-    run_dir = find_run(arguments.resume, Path(str(changes.pop("workdir", "work-dir"))))
+    run_dir = find_run(arguments.resume, Path(str(changes.pop("workdir", DEFAULT_WORKDIR))))
     return kernel.resume(mode, run_dir, changes, name=arguments.backend)
 
 
@@ -182,7 +189,8 @@ def _print(result: RunResult) -> None:
     for name, artifact in sorted(result.artifacts.items()):
         print(f"  {name}: {artifact}")
     if result.status == "interrupted" and not run.dry_run:
-        print(f"  go on with: --resume {run.run_id}")
+        is_found_by_id = run.workdir == DEFAULT_WORKDIR.absolute()
+        print(f"  go on with: {_prog(run.mode)} --resume {run.run_id if is_found_by_id else run.run_dir}")
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

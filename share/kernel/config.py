@@ -177,8 +177,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not text in UTF-8; give a YAML file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_yaml_problem(error)}") from error
     if data is None:
@@ -280,6 +282,10 @@ def _line(mistake: Any) -> str:
         return f"{path}: is needed; set {path}=…"
     if mistake["type"] in ("unknown_key", "choice"):
         return f"{path}: {message}"
+    if mistake["type"] in ("tuple_type", "list_type"):
+        message = f"must be a list; set {path}=[…]"
+    elif mistake["type"] in ("dict_type", "mapping_type", "model_type"):
+        message = f"must be a mapping of keys to values; set {path}.KEY=…"
     return " ".join(f"{path}: {message[:1].lower()}{message[1:]} (given: {mistake['input']!r:.80})".split())
 
 

@@ -25,7 +25,9 @@ def find_run(run: str, workdir: Path) -> Path:
     for run_dir in (Path(run), workdir / "runs" / run):
         if (run_dir / CONFIG).is_file():
             return run_dir.absolute()
-    raise ConfigError(f"{run}: no such run, neither as a directory nor in {workdir / 'runs'}")
+    raise ConfigError(
+        f"{run}: no such run, neither as a directory nor in {workdir / 'runs'}; python -m share.kernel runs lists them"
+    )
 
 
 def read_runs(workdir: Path) -> list[dict[str, Any]]:

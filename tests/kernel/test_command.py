@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from share.kernel import __main__ as main
 from share.kernel.command import run_command, selection
+from share.kernel.config import layered, validate
+from share.kernel.registry import Registry
 from tests.kernel.wheels import install_counting
 
 
@@ -104,6 +107,15 @@ def test_the_help_lists_the_backends_that_are_installed(work: Path, capsys: pyte
         assert option in help_text
 
 
+def test_the_settings_that_the_help_shows_are_settings(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train("--help")
+    shown = re.search(r"set by path: (\S+), or (\S+)\.\n", capsys.readouterr().out)
+    assert shown is not None
+    for override in shown.groups():
+        validate(registry.config_model("trainer", "grpo"), layered([], {}, [override]), registry)
+
+
 def start(*overrides: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "train.cli", "--backend", "counting", "steps=200", *overrides],
@@ -132,6 +144,16 @@ def test_a_signal_stops_a_run_where_nothing_is_lost_and_it_can_be_resumed(number
     )
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.startswith(f"step {done}\n")
+
+
+def test_a_run_in_another_workdir_is_gone_on_with_by_its_path(
+    work: Path,
+) -> None:
+    process = start("pause_s=0.01", "workdir=elsewhere")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    (run_dir,) = (work / "elsewhere" / "runs").iterdir()
+    assert f"go on with: python -m train.cli --resume {run_dir}\n" in out
 
 
 def test_a_second_signal_stops_at_once(work: Path) -> None:

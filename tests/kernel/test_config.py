@@ -125,6 +125,8 @@ MISTAKES = {
     "inner.rewards=[plain, {name: window, window: x}]": "inner.rewards.1.window: input should be a valid integer",
     "inner.learning_rat=1": "inner.learning_rat: no such key; did you mean 'learning_rate'?",
     "inner.learning_rate=.nan": "inner.learning_rate: input should be a finite number",
+    "inner=1": "inner: must be a mapping of keys to values; set inner.KEY=… (given: 1)",
+    "inner.rewards=plain": "inner.rewards: must be a list; set inner.rewards=[…] (given: 'plain')",
     "iner=1": "iner: no such key; did you mean 'inner'?",
     "other.window=1": "other: needs 'name', the name of a reward",
     "inner": "inner: an override is key.path=value",
@@ -160,6 +162,12 @@ def test_a_file_that_cannot_be_used_is_named(text: str, message: str, tmp_path: 
     assert message in str(caught.value)
     with pytest.raises(ConfigError, match="no such file"):
         read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory; give a YAML file"
+    path.write_bytes(b"\x89PNG")
+    with pytest.raises(ConfigError, match="is not text in UTF-8; give a YAML file"):
+        read_yaml(path)
 
 
 def test_what_was_resolved_can_be_given_back(nested: Registry) -> None:

@@ -48,6 +48,7 @@ class Monitor:
         self._run = run
         self._title = title
         self._steps = steps
+        self._done = done
         self._shown_at = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=not self._terminal, leave=True)
@@ -60,6 +61,9 @@ class Monitor:
             self._accelerator.init_trackers("pixelis", init_kwargs={"wandb": {"name": run.run_id}})
 
     def __enter__(self) -> Self:
+        if self._run.resume:
+            after = f"after step {self._done} of {self._steps}" if self._done else "from step 0: no checkpoint yet"
+            self.say(f"{self._title} goes on {after}")
         return self
 
     def __exit__(
