@@ -65,8 +65,9 @@ class VisionKernel:
     def run(self, mode: Mode, name: str, config: Mapping[str, Any], *, dry_run: bool = False) -> RunResult:
         """Run the backend `name` of the kind that belongs to `mode` in a new run directory.
 
-        `config` holds `run_name`, `workdir` and `seed` beside the backend's own keys. Raises ConfigError and
-        PluginLoadError before anything is written; after that every end of the backend is in the result.
+        `config` holds `run_name`, `workdir` and `seed` beside the backend's own keys. Raises ConfigError,
+        PluginLoadError, and what a configuration raises on purpose (TaskError), before anything is written; after that
+        every end of the backend is in the result.
         """
         kind = KIND_OF_MODE[mode]
         model = with_run_settings(self.registry.config_model(kind, name))
@@ -74,7 +75,11 @@ class VisionKernel:
         workdir = resolved.workdir.absolute()
         run_dir = _new_run_dir(workdir, resolved.run_name, self._now())
         with held(run_dir):
-            write_json(run_dir / CONFIG, dump(resolved))
+            try:
+                write_json(run_dir / CONFIG, dump(resolved))
+            except OSError as error:
+                run_dir.rmdir()
+                raise ConfigError(f"workdir: {workdir} cannot be written: {error.strerror}; set workdir=…") from error
             return self._run_in(mode, name, resolved, run_dir, workdir, dry_run=dry_run, resume=False)
 
     def resume(self, mode: Mode, run_dir: Path, changes: Mapping[str, Any], *, name: str | None = None) -> RunResult:
@@ -91,7 +96,10 @@ class VisionKernel:
             raise ConfigError(f"backend: the run was made by {backend!r}, not {name!r}")
         with held(run_dir):
             if record.get("status") in ("ok", "dry_run") or record.get("dry_run"):
-                raise ConfigError(f"{run_dir}: has ended with status {record['status']}: there is nothing to resume")
+                raise ConfigError(
+                    f"{run_dir}: has ended with status {record['status']}: there is nothing to resume. For a new run: "
+                    f"--config {run_dir / CONFIG}"
+                )
             stored = read_json(run_dir / CONFIG)
             model = with_run_settings(self.registry.config_model(KIND_OF_MODE[mode], backend))
             resolved = validate(model, merged(stored, changes), self.registry)
@@ -100,7 +108,7 @@ class VisionKernel:
                 key, before, after = different
                 raise ConfigError(
                     f"{key}: the run has {before!r}, not {after!r}; a resumed run keeps its configuration. For a new "
-                    f"run: --config {run_dir / 'config.json'} {key}=…"
+                    f"run: --config {run_dir / CONFIG} {key}=…"
                 )
             return self._run_in(mode, backend, resolved, run_dir, run_dir.parent.parent, dry_run=False, resume=True)
 
@@ -126,13 +134,13 @@ class VisionKernel:
             run.metrics.update(read_json(run_dir / METRICS).get("metrics", {}))
             artifacts = read_json(run_dir / ARTIFACTS) if (run_dir / ARTIFACTS).exists() else {}
             run.artifacts.update({key: run_dir / path for key, path in artifacts.items()})
-        write_record(run, "running", name, 0.0, None)
-        logger.info("run_resumed" if resume else "run_started", f"{mode} with backend {name}", dry_run=dry_run)
 
         status: Status
         error: str | None = None
         trace: str | None = None
         try:
+            write_record(run, "running", name, 0.0, None)
+            logger.info("run_resumed" if resume else "run_started", f"{mode} with backend {name}", dry_run=dry_run)
             self.registry.get(KIND_OF_MODE[mode], name)(config, run)
             status = "dry_run" if dry_run else "ok"
         except (Interrupted, KeyboardInterrupt) as interruption:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -117,7 +119,7 @@ def test_what_was_measured_before_survives_a_resume_that_fails_at_once(kernel: V
 
 def test_a_run_that_ended_well_or_is_at_work_cannot_be_resumed(kernel: VisionKernel, tmp_path: Path) -> None:
     run_dir = kernel.run_train("counting", {"workdir": tmp_path}).run_context.run_dir
-    with pytest.raises(ConfigError, match="has ended with status ok"):
+    with pytest.raises(ConfigError, match=r"has ended with status ok: .* For a new run: --config .*config\.json"):
         kernel.resume("train", run_dir, {})
     with held(run_dir), pytest.raises(ConfigError, match="at work in another process"):
         kernel.resume("train", run_dir, {})
@@ -154,6 +156,22 @@ def test_a_workdir_that_cannot_hold_runs_is_a_mistake(kernel: VisionKernel, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"workdir: .* cannot hold runs"):
         kernel.run_train("counting", {"workdir": tmp_path / "file"})
+
+
+def test_a_full_disk_is_a_mistake_before_the_run_and_leaves_no_run_directory(site: Path, tmp_path: Path) -> None:
+    """No file of this process may grow, as on a full disk."""
+    install_counting(site)
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(site)!r})
+from share.kernel.command import run_command
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+sys.exit(run_command("train", "trainer", "", "", ["--backend", "counting", {f"workdir={tmp_path}"!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: workdir: {tmp_path} cannot be written: File too large; set workdir=…\n"
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_full_disk_at_the_end_is_told_to_the_caller(kernel: VisionKernel, tmp_path: Path) -> None:
