@@ -98,6 +98,10 @@ class Chain:
                 return tail.next_sequence - 1
         return 0
 
+    def begin_at(self, sequence: int, segment: Segment, offset: int) -> None:
+        """Where a record lies, for a scan that begins with it."""
+        self._position = (sequence, segment.ordinal, offset)
+
     def scan(self, after: int, until: int) -> Iterator[Record]:
         """Records with after < sequence <= until. Raises BufferCorrupt, BufferUnavailable."""
         if until <= after:

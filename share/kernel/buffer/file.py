@@ -218,6 +218,8 @@ class FileLog:
             self._cut = Finding(path, tail.end, f"{tail.torn} bytes that were never acknowledged", is_loss=False)
         last.end = tail.end
         self._next_sequence = tail.next_sequence
+        offset, sequence = tail.proven
+        self._chain.begin_at(sequence, last, offset)  # what a snapshot does not cover is often the last append alone
 
     def _remove_leftovers(self) -> None:
         """Of writers that died: files that never became segments, and segments before the oldest that counts.

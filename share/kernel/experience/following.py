@@ -13,7 +13,7 @@ from share.kernel.experience.codec import Head
 from share.kernel.experience.config import PriorityConfig
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.followed import FollowedVectors
-from share.kernel.experience.manifest import Manifest
+from share.kernel.experience.manifest import Manifest, newest_manifest
 from share.kernel.experience.memory import Memory
 from share.kernel.experience.opening import VectorFeed, load_base
 from share.kernel.experience.replay import replay, stacked
@@ -86,19 +86,19 @@ def load(
     until: int | None,
 ) -> Following:
     """Begin anew from the newest manifest. Raises BufferProblem, OSError, PluginLoadError."""
-    state = load_state(disk, directory, dimension=dimension)
-    manifest = state.manifest
-    vectors = FollowedVectors(dimension, "float32")
-    if manifest is not None:
-        shared = Vectors(disk, directory / manifest.vectors, dimension, manifest.dtype)
-        vectors = FollowedVectors(dimension, manifest.dtype, shared, state.table.stop)
-    retriever = Retriever(vectors)
-    indexed = 0
-    if manifest is not None and manifest.index is not None:
-        backend = manifest.index_backend
-        indexed = load_base(directory, disk, index_of(backend), backend, manifest, retriever, logger)
-    feed = VectorFeed(vectors, retriever, max(indexed, state.table.row_base), state.table.stop)
-    sequence = catch_up(state, log, until=until, follower=feed)
+    newest = newest_manifest(disk, directory)
+    backend = newest.index_backend if newest is not None else ""
+    index = index_of(backend) if backend else None
+    with load_base(directory, disk, index, backend, newest, logger) as base:
+        state = load_state(disk, directory, dimension=dimension)
+        manifest = state.manifest
+        vectors = FollowedVectors(dimension, "float32")
+        if manifest is not None:
+            shared = Vectors(disk, directory / manifest.vectors, dimension, manifest.dtype)
+            vectors = FollowedVectors(dimension, manifest.dtype, shared, state.table.stop)
+        retriever = Retriever(vectors)
+        feed = VectorFeed(vectors, retriever, state, base)
+        sequence = catch_up(state, log, until=until, follower=feed)
     memory = Memory(log, state.table, retriever, priority, random)
     return Following(memory, vectors, max(sequence, until or 0), manifest)
 

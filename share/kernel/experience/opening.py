@@ -7,14 +7,15 @@ crash in the middle would need.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from share.kernel.contracts.kinds import Index, RecordLog, Storage
+from share.kernel.contracts.kinds import BuiltIndex, Index, RecordLog, Storage
 from share.kernel.errors import BufferCorrupt, IndexUnavailable
 from share.kernel.events import StructuredLogger
 from share.kernel.experience.builder import INDEX
@@ -26,7 +27,7 @@ from share.kernel.experience.followed import FollowedVectors
 from share.kernel.experience.layout import settle_identity
 from share.kernel.experience.live import LivePage
 from share.kernel.experience.lock import WriterLock
-from share.kernel.experience.manifest import Manifest, clean
+from share.kernel.experience.manifest import Manifest, clean, newest_manifest
 from share.kernel.experience.memory import Memory
 from share.kernel.experience.problem import problem
 from share.kernel.experience.replay import stacked
@@ -37,6 +38,11 @@ from share.kernel.experience.vectors import BLOCK_ROWS, Vectors
 from share.kernel.registry import Registry
 
 VECTORS = "vectors"
+BESIDE_ROWS = 100_000
+"""Rows of an index from which on a thread is worth its start."""
+
+Base = Callable[[Manifest], BuiltIndex | None]
+"""Gives the index that a manifest names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +86,31 @@ def recover(
         settle_identity(disk, directory, config.dimension, config.storage.name)
         storage: Storage = registry.build(config.storage)
         index: Index = registry.build(config.index)
-        log = storage.open(directory, disk, "write", salvage=salvage)
-        undo.callback(log.close)
         # A writer that was taken over may wake up and write into the vectors that it knows: then new ones are made.
-        state = load_state(disk, directory, dimension=config.dimension, dtype=config.vectors, from_beginning=take_over)
-        if state.problem:
-            logger.warn("buffer_snapshot_unusable", f"{directory}: replaying the whole log: {state.problem}")
-        if state.covers >= log.next_sequence and salvage:
-            state = load_state(disk, directory, dimension=config.dimension, from_beginning=True)
-        elif state.covers >= log.next_sequence:
-            raise BufferCorrupt(
-                f"{directory}: the log ends with record {log.next_sequence - 1}, but {state.covers} were durable when "
-                "the snapshot was made; --salvage keeps all that is sound"
+        newest = None if take_over else newest_manifest(disk, directory)
+        with load_base(directory, disk, index, config.index.name, newest, logger) as base:
+            log = storage.open(directory, disk, "write", salvage=salvage)
+            undo.callback(log.close)
+            state = load_state(
+                disk, directory, dimension=config.dimension, dtype=config.vectors, from_beginning=take_over
             )
-        try:
-            vectors = _open_vectors(directory, disk, config, state)
-            undo.callback(vectors.close)
-            retriever = Retriever(vectors)
-            indexed = load_base(directory, disk, index, config.index.name, state.manifest, retriever, logger)
-            feed = VectorFeed(vectors, retriever, max(indexed, state.table.row_base), state.table.stop)
-            catch_up(state, log, follower=feed)
-        except OSError as error:
-            raise problem(error, f"{directory}: its vectors cannot be written") from error
+            if state.problem:
+                logger.warn("buffer_snapshot_unusable", f"{directory}: replaying the whole log: {state.problem}")
+            if state.covers >= log.next_sequence and salvage:
+                state = load_state(disk, directory, dimension=config.dimension, from_beginning=True)
+            elif state.covers >= log.next_sequence:
+                raise BufferCorrupt(
+                    f"{directory}: the log ends with record {log.next_sequence - 1}, but {state.covers} were durable "
+                    "when the snapshot was made; --salvage keeps all that is sound"
+                )
+            try:
+                vectors = _open_vectors(directory, disk, config, state)
+                undo.callback(vectors.close)
+                retriever = Retriever(vectors)
+                feed = VectorFeed(vectors, retriever, state, base)
+                catch_up(state, log, follower=feed)
+            except OSError as error:
+                raise problem(error, f"{directory}: its vectors cannot be written") from error
         astray = _astray(directory, disk, config, state, log) if salvage else np.empty(0, np.uint64)
         monitor = RecallMonitor(retriever, config.check_recall_every) if config.check_recall_every else None
         if monitor is not None:
@@ -128,13 +137,24 @@ def _astray(
 class VectorFeed:
     """Takes the vectors of the rows that replaying adds into their matrix and into the search.
 
-    Rows from `start` to `stop` are in the matrix already, and searched first. No thread of its own: one that works in
-    small steps beside another that holds the interpreter waits milliseconds for each of them.
+    Those of the state are in the matrix already: they are searched with its manifest's index, which `base` gives, or
+    beside it. No thread of its own: one that works in small steps beside another that holds the interpreter waits
+    milliseconds for each of them.
     """
 
-    def __init__(self, vectors: Vectors | FollowedVectors, retriever: Retriever, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        vectors: Vectors | FollowedVectors,
+        retriever: Retriever,
+        state: State,
+        base: Base,
+    ) -> None:
         self._vectors = vectors
         self._retriever = retriever
+        start, stop = state.table.row_base, state.table.stop
+        if state.manifest is not None and (built := base(state.manifest)) is not None:
+            retriever.set_base(built, state.manifest.index_rows)
+            start = max(start, state.manifest.index_rows)
         for first in range(start, stop, BLOCK_ROWS):
             self._search(first, min(first + BLOCK_ROWS, stop))
 
@@ -163,26 +183,30 @@ def _open_vectors(directory: Path, disk: Disk, config: ExperienceBufferConfig, s
     return Vectors(disk, directory / name, config.dimension, config.vectors, write=True)
 
 
+@contextlib.contextmanager
 def load_base(
-    directory: Path,
-    disk: Disk,
-    index: Index,
-    backend: str,
-    manifest: Manifest | None,
-    retriever: Retriever,
-    logger: StructuredLogger,
-) -> int:
-    """Use the index that the manifest names, if it is of this backend. Returns the first row that is not in it."""
-    if manifest is None or manifest.index is None or manifest.index_backend != backend:
-        return 0
-    try:
-        retriever.set_base(
-            index.load(read_envelope(disk, directory / manifest.index, INDEX).content), manifest.index_rows
-        )
-    except (Damaged, IndexUnavailable, OSError) as error:
-        logger.warn("buffer_index_unusable", f"{directory}: searching exactly until the next one is built: {error}")
-        return 0
-    return manifest.index_rows
+    directory: Path, disk: Disk, index: Index | None, backend: str, newest: Manifest | None, logger: StructuredLogger
+) -> Iterator[Base]:
+    """Gives the index that a manifest names; None if there is none, it is of another backend or damaged.
+
+    That of the newest manifest, if it is large, is loaded in a thread of its own from now on.
+    """
+
+    def load(manifest: Manifest) -> BuiltIndex | None:
+        if index is None or manifest.index is None or manifest.index_backend != backend:
+            return None
+        try:
+            return index.load(read_envelope(disk, directory / manifest.index, INDEX).content)
+        except (Damaged, IndexUnavailable, OSError) as error:
+            logger.warn("buffer_index_unusable", f"{directory}: searching exactly until the next one is built: {error}")
+            return None
+
+    if newest is None or newest.index_rows < BESIDE_ROWS:
+        yield load
+        return
+    with ThreadPoolExecutor(1, "index") as executor:
+        loading = executor.submit(load, newest)
+        yield lambda manifest: loading.result() if manifest == newest else load(manifest)
 
 
-__all__ = ["VECTORS", "Recovered", "VectorFeed", "load_base", "recover"]
+__all__ = ["BESIDE_ROWS", "VECTORS", "Base", "Recovered", "VectorFeed", "load_base", "recover"]
