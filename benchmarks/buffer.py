@@ -244,34 +244,47 @@ def opening(directory: Path, rows: int | None) -> None:
 
 
 def amplification(directory: Path, rows: int | None) -> None:
-    """Bytes that the writer's process gave the disk, by byte of payload, growing and at capacity."""
+    """Bytes that the writer gives to files, by byte of payload, growing and at capacity with a snapshot now and then.
+
+    Counted where they are written: what Linux accounts to a process counts a page of two megabytes for each byte of it
+    that changes. The snapshots are written by the builder's process, and not counted.
+    """
     count = rows or 60_000
     content = len(
         b"".join(bytes(part) for part in encode_experience(make_experience(np.random.default_rng(0), 0, 512), 1.0))
     )
-    grown, steady = _in_child(_written, directory / "ours", count)
-    matrix = DIMENSION * 2 / content
-    print(f"written by byte of payload ({content} bytes each; the derived matrix alone is {matrix:.2f}):")
-    print(f"  while growing {grown / (count * content):.2f}, at capacity {steady / (count * content):.2f}")
+    grown, steady = _written(directory / "ours", count)
+    print(f"written by byte of payload ({content} bytes each), batches of 50:")
+    for name, written, number in (("growing", grown, count // 2), ("at capacity", steady, count)):
+        shares = (f"{kind} {of / (number * content):.3f}" for kind, of in written.items())
+        print(f"  {name}: " + ", ".join(shares))
 
 
 class CountingDisk(RealDisk):
-    """The real disk; counts syncs of files."""
+    """The real disk; counts syncs of files, and bytes written by what they are for."""
 
     def __init__(self) -> None:
         self.syncs = 0
+        self.written = {"log": 0, "zeros ahead": 0, "matrix": 0, "other": 0}
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> RealFile:
         flags = os.O_RDWR if write or create else os.O_RDONLY
-        return _CountingFile(
-            os.open(path, flags | (os.O_CREAT | os.O_TRUNC if create else 0) | os.O_CLOEXEC, 0o644), self
-        )
+        descriptor = os.open(path, flags | (os.O_CREAT | os.O_TRUNC if create else 0) | os.O_CLOEXEC, 0o644)
+        kind = "zeros ahead" if create else "log"
+        if path.parent.name != "log":
+            kind = "matrix" if path.name.startswith("vectors") else "other"
+        return _CountingFile(descriptor, self, kind)
 
 
 class _CountingFile(RealFile):
-    def __init__(self, descriptor: int, disk: CountingDisk) -> None:
+    def __init__(self, descriptor: int, disk: CountingDisk, kind: str) -> None:
         super().__init__(descriptor)
         self._disk = disk
+        self._kind = kind
+
+    def pwrite(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        self._disk.written[self._kind] += sum(map(len, parts))
+        super().pwrite(parts, offset)
 
     def sync(self) -> None:
         self._disk.syncs += 1
@@ -377,21 +390,25 @@ def _open_and_search(connection: Connection, directory: Path) -> None:
         connection.send((seconds, resident.rss - getattr(resident, "shared", 0)))
 
 
-def _written(connection: Connection, directory: Path, count: int) -> None:
-    process = psutil.Process()
+def _written(directory: Path, count: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes by what they are for: of the first count / 2 experiences, and of `count` more when so many are kept."""
     rng = np.random.default_rng(0)
     ready = [make_experience(rng, number, DIMENSION) for number in range(200)]
-    with _buffer(directory, rebuild_after=NEVER, capacity=count // 2) as buffer:
+    disk = CountingDisk()
+    snapshot_every = count // 10
+    with _buffer(directory, rebuild_after=NEVER, capacity=count // 2, disk=disk) as buffer:
 
-        def add(first: int) -> int:
-            before = process.io_counters().write_bytes
-            for number in range(first, first + count, 50):
+        def add(first: int, last: int) -> dict[str, int]:
+            before = dict(disk.written)
+            for number in range(first, last, 50):
+                if number % snapshot_every == 0 and number >= count // 2:
+                    buffer.save_snapshot()
                 buffer.add_many([_renamed(ready[each % 200], str(each)) for each in range(number, number + 50)])
-            return int(process.io_counters().write_bytes - before)
+            return {kind: disk.written[kind] - before[kind] for kind in before}
 
-        grown = add(0)
-        buffer.save_snapshot()
-        connection.send((grown, add(count)))
+        grown = add(0, count // 2)
+        add(count // 2, count)
+        return grown, add(count, 2 * count)
 
 
 def _in_child(work: Callable[..., None], *arguments: object) -> tuple[float, float]:
