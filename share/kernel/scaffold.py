@@ -46,7 +46,9 @@ It is an example that works; change `src/$package/$module.py` into what you need
     python -m share.kernel run-operation $operation --image photo.png \\
         --arguments '{"bbox": [0, 0, 100, 100]}' --output out.png
 
-A policy sees the class's docstring and the descriptions of the arguments: they are the prompt's tool schema.
+A policy sees the class's docstring and the descriptions of the arguments: they are the prompt's tool schema. It is
+offered the operations that its run names (`'operations=[$operation]'`) and calls those that it has been shown: see
+docs/plugins.md of Pixelis.
 """
 
 _INIT = '''"""The visual operation $operation for Pixelis."""
@@ -121,6 +123,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from share.kernel import OperationError
 from share.kernel.testing import check_operation, check_plugin, example_scene, run_operation
 
 from $package import plugin
@@ -147,7 +150,7 @@ def test_brightness_is_the_mean_of_the_native_pixels(operation: $class_name) -> 
 
 
 def test_a_tiny_box_is_refused_with_the_reason(operation: $class_name) -> None:
-    with pytest.raises(Exception, match="at least 4 native pixels"):
+    with pytest.raises(OperationError, match="at least 4 native pixels"):
         run_operation(operation, {"bbox": [10, 10, 12, 12]}, example_scene())
 '''
 
