@@ -7,10 +7,11 @@ deleted, truncated or erased after it.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Upkeep:
         self._index = index
         self._manifest = manifest
         self._logger = logger
+        self._are_vectors_doubtful = False
         self._at_work = threading.Lock()
         self._is_due = threading.Event()
         self._is_stopped = threading.Event()
@@ -112,23 +114,29 @@ class Upkeep:
         with self._at_work:
             manifest = self._rebuild(with_index=True, is_urgent=True)
             table = self._memory.table
-            with self._committer.writing:
+            with self._committer.writing, self._erasing_vectors():
+                self._vectors.drop_from(table.stop)  # adds that were refused, or begun by a writer that died
                 columns, first_alive = table.columns, table.first_alive()
                 alive = columns.alive[: table.stop - columns.row_base].copy()
                 living = columns.sequence[: len(alive)][alive != 0]
             dead_rows = np.flatnonzero(alive == 0) + columns.row_base
-            try:
+            with self._erasing_vectors():
                 self._vectors.drop_before(first_alive)
                 self._vectors.zero(dead_rows[dead_rows >= first_alive])
-                self._vectors.sync()
+                self._sync_vectors()
                 self._disk.sync_directory(self._directory)  # or a power cut brings back what older manifests named
-            except OSError as error:
-                raise problem(error, f"{self._vectors.path}: cannot be erased from") from error
             with self._committer.writing:
                 self._lock.check()
                 erased = self._memory.log.compact(self._asked(_is_dead(living, manifest.covers), manifest, progress))
             self._logger.info("buffer_compacted", f"{erased} bytes were erased", bytes=erased, rows=len(dead_rows))
             return erased
+
+    @contextlib.contextmanager
+    def _erasing_vectors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise problem(error, f"{self._vectors.path}: cannot be erased from") from error
 
     def stop(self) -> None:
         """Give up what is being built, and wait for the end of what is being written."""
@@ -194,8 +202,9 @@ class Upkeep:
             capacity_changes = tuple(table.capacity_changes)
             table.rotate()
         try:
+            self._mend_vectors()
             built = self._builder.build(order, is_urgent=is_urgent)
-            self._vectors.sync()
+            self._sync_vectors()
             manifest = self._commit(order, built, capacity_changes)
         except OSError as error:
             raise problem(error, f"{self._directory}: a snapshot cannot be made") from error
@@ -211,6 +220,24 @@ class Upkeep:
             seconds=self.last_rebuild_s,
         )
         return manifest
+
+    def _mend_vectors(self) -> None:
+        """After a sync of them has failed: write all that live again, from the log. Raises OSError.
+
+        Their pages count as written, are not on the disk, and may read as they were before: another sync would succeed
+        for nothing, and an index be built of what is not there.
+        """
+        if self._are_vectors_doubtful:
+            for row in self._memory.table.living().tolist():
+                columns = self._memory.table.columns
+                experience = self._memory.experience(columns, row) if row >= columns.row_base else None
+                if experience is not None:
+                    self._vectors.append(row, experience.embedding[None])
+
+    def _sync_vectors(self) -> None:
+        self._are_vectors_doubtful = True
+        self._vectors.sync()
+        self._are_vectors_doubtful = False
 
     def _commit(self, order: Order, built: Built, capacity_changes: tuple[tuple[int, int], ...]) -> Manifest:
         """Load what was built, let the manifest name it, use it, and give back what only older manifests need."""
