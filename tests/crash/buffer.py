@@ -9,11 +9,9 @@ import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from random import Random
 from typing import Any, cast
 from unittest import mock
 
@@ -21,34 +19,39 @@ import numpy as np
 
 from share.kernel.config import Choice
 from share.kernel.contracts.experience import Experience, Status
-from share.kernel.contracts.kinds import Storage
+from share.kernel.contracts.kinds import Index, Storage
 from share.kernel.errors import BufferFull, BufferProblem, BufferUnavailable, IndexUnavailable
 from share.kernel.experience.buffer import ExperienceBuffer, open_buffer
 from share.kernel.experience.builder import InlineBuilder
 from share.kernel.experience.config import ExperienceBufferConfig
-from share.kernel.experience.disk import Disk, File, RealDisk
+from share.kernel.experience.disk import Disk, RealDisk
 from share.kernel.experience.lock import NAME as LOCK
 from share.kernel.experience.upkeep import Upkeep
 from share.kernel.index.flat import Flat, FlatConfig
 from share.kernel.registry import Registry
-from tests.crash.disk import FAULTS, Call, FailsAt, Image, Interposed, SimulatedDisk
-from tests.crash.log import Killed, MakeStorage, Mutate, Point, unchanged
+from tests.crash.disk import FAULTS, Image, SimulatedDisk
 from tests.crash.model import BufferModel, BufferState, Item, Violation
+from tests.crash.workload import Killed, MakeStorage, Moves, Mutate, Recovery, Workload, Writer, unchanged
 from tests.experience.making import DIMENSION, FAR, experience
 
 FIRST_PRIORITY = 0.5
+BALLAST = 10**7
+"""Numbers from here on are of experiences that are only there so that an index has something to build on."""
+
+BALLAST_LOOKED_AT = 64
 
 _PLACE = tempfile.TemporaryDirectory(prefix="pixelis-crash-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 ROOT = Path(_PLACE.name)
 DIRECTORY = ROOT / "buffer"
+FLAT: tuple[str, Index] = ("flat", Flat(FlatConfig()))
 
 
 class Parts:
-    """Stands for the registry: one storage, and the flat index."""
+    """Stands for the registry: one storage, and one index."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, index: Index) -> None:
         self.storage = storage
-        self.index = Flat(FlatConfig())
+        self.index = index
 
     def build(self, choice: Choice) -> Any:
         return self.storage if choice.kind == "buffer" else self.index
@@ -63,22 +66,24 @@ def made(number: int) -> Experience:
     return experience(number, question=mark(number), subject=f"s{number % 3}")
 
 
-class Session:
-    """A writer's life. Nothing of it reaches the disk after its end, not even from threads that it leaves behind."""
+class Session(Writer):
+    """A writer's life with a buffer."""
 
     def __init__(
-        self, storage: Storage, disk: Disk, capacity: int, mutate: Mutate = unchanged, directory: Path = DIRECTORY
+        self,
+        storage: Storage,
+        disk: Disk,
+        capacity: int,
+        mutate: Mutate = unchanged,
+        directory: Path = DIRECTORY,
+        index: tuple[str, Index] = FLAT,
     ) -> None:
-        self.is_over = False
-        self.fault: FailsAt | None = None
-        self.dies_at = 0
-        self.disk = Interposed(disk, self._between)
+        super().__init__(disk)
         above = mutate(self.disk)
-        parts = Parts(storage)
         config = ExperienceBufferConfig(
             dimension=DIMENSION,
             capacity=capacity,
-            index=Choice("index", "flat", FlatConfig()),
+            index=Choice("index", index[0]),
             rebuild_after=FAR,
             check_recall_every=0,
         )
@@ -90,33 +95,30 @@ class Session:
             self.buffer: ExperienceBuffer = open_buffer(
                 directory,
                 config,
-                cast(Registry, parts),
+                cast(Registry, Parts(storage, index[1])),
                 disk=above,
                 clock=lambda: 1.7e9,
                 random=np.random.default_rng(0),
-                builder=InlineBuilder(directory, above, storage, parts.index),
+                builder=InlineBuilder(directory, above, storage, index[1]),
             )
 
     def close(self) -> None:
         self.buffer.close()
         self.is_over = True
 
-    def die(self) -> None:
+    def end(self) -> None:
         """What the kernel does for a process that has died."""
-        self.is_over = True
+        super().end()
         with contextlib.suppress(Killed, BufferProblem):
             self.buffer.close()
         self.buffer._recovered.lock.release()
 
-    def _between(self, call: Call, perform: Callable[[], object], file: File | None) -> object:
-        self.is_over |= call.number == self.dies_at
-        if self.is_over:
-            raise Killed
-        return perform() if self.fault is None else self.fault(call, perform, file)
-
 
 def found_in(buffer: ExperienceBuffer, capacity: int) -> BufferState:
-    """All that a buffer says of itself. Raises Violation if store and index disagree, or one with itself."""
+    """All that a buffer says of itself. Raises Violation if store and index disagree, or one with itself.
+
+    Each item is got by its id and found by its embedding, but of the ballast only one in `BALLAST_LOOKED_AT`.
+    """
     items = list(buffer)
     if len(buffer) != len(items):
         raise Violation("disagree", f"len is {len(buffer)}, iterating gives {len(items)}")
@@ -128,15 +130,18 @@ def found_in(buffer: ExperienceBuffer, capacity: int) -> BufferState:
             missing = {item.id for item in items} ^ neighbors.keys()
             raise Violation("disagree", f"store and index disagree over {sorted(missing)}")
     for item in items:
+        number = int(item.id[1:])
+        expected = made(number)
+        if item.question != expected.question or not np.array_equal(item.embedding, expected.embedding):
+            raise Violation("changed", f"{item.id} holds {item.question!r}")
+        if number >= BALLAST and number % BALLAST_LOOKED_AT:
+            continue
         got = buffer.get(item.id)
         if got is None or got.question != item.question or not np.array_equal(got.embedding, item.embedding):
             raise Violation("disagree", f"{item.id} is not what get gives")
         [nearest] = buffer.search_index(item.embedding, 1)
         if nearest.id != item.id or abs(nearest.similarity - 1) > 1e-2:
             raise Violation("disagree", f"nearest to {item.id} is {nearest.id} with {nearest.similarity:.3f}")
-        expected = made(int(item.id[1:]))
-        if item.question != expected.question or not np.array_equal(item.embedding, expected.embedding):
-            raise Violation("changed", f"{item.id} holds {item.question!r}")
     return BufferState(
         tuple(
             Item(
@@ -153,26 +158,17 @@ def found_in(buffer: ExperienceBuffer, capacity: int) -> BufferState:
     )
 
 
-class BufferWorld:
-    """Runs a workload of random moves on a buffer, and keeps a `Point` for each of its calls."""
+class BufferWorld(Workload[Session, BufferModel]):
+    """Adds, changes, rebuilds, compacts; is killed, cut off and refused meanwhile."""
 
     def __init__(self, storage: MakeStorage, seed: int, *, mutate: Mutate = unchanged) -> None:
-        self.rng = Random(seed)
-        self.storage = storage
-        self.mutate = mutate
-        self.model = BufferModel()
+        super().__init__(storage, seed, BufferModel(), mutate)
         self.model.capacity = self.rng.choice([0, 4, 8])
-        self.points: list[Point] = []
-        self.moves: list[str] = []
-        self.disk = SimulatedDisk(ROOT, observe=self._observe)
-        self.session: Session | None = None
+        self.disk = SimulatedDisk(ROOT, observe=self.observe)
         self.next_number = 1
 
-    def _observe(self, call: Call) -> None:
-        self.points.append(Point(call, self.disk.freeze(), self.model.copy()))
-
-    def run(self, num_moves: int) -> list[Point]:
-        moves: dict[Callable[[], None], float] = {
+    def what_may_be_done(self) -> Moves:
+        return {
             self.add: 8,
             self.change: 5,
             self.rebuild: 3,
@@ -184,29 +180,27 @@ class BufferWorld:
             self.fail: 3,
             self.die: 2,
         }
-        self.add()
-        for _ in range(num_moves - 1):
-            [move] = self.rng.choices(list(moves), list(moves.values()))
-            move()
-        self.close()
-        return self.points
+
+    def open(self) -> Session:
+        session = self.new_session()
+        self.model.adopt(found_in(session.buffer, self.model.capacity))
+        return session
+
+    def new_session(self) -> Session:
+        return Session(self.storage(self.rng), self.disk, self.model.capacity, self.mutate)
 
     @property
     def buffer(self) -> ExperienceBuffer:
-        if self.session is None:
-            self.moves.append("open")
-            self.session = self._open()
-            self.model.adopt(found_in(self.session.buffer, self.model.capacity))
-        return self.session.buffer
-
-    def _open(self) -> Session:
-        return Session(self.storage(self.rng), self.disk, self.model.capacity, self.mutate)
+        return self.writer.buffer
 
     def add(self) -> None:
         count = self.rng.choice([1, 1, 2, 4])
-        buffer = self.buffer
         numbers = range(self.next_number, self.next_number + count)
         self.next_number += count
+        self.add_numbers(numbers)
+
+    def add_numbers(self, numbers: range) -> None:
+        buffer = self.buffer
         self.moves.append(f"add {numbers.start}-{numbers.stop - 1}")
         states = [self.model.now]
         for number in numbers:
@@ -281,100 +275,100 @@ class BufferWorld:
     def close(self) -> None:
         self.buffer.close()
         self.moves.append("close")
-        self._end()
-
-    def kill(self) -> None:
-        self.buffer  # noqa: B018  there is one to be killed
-        self.moves.append("kill")
-        self._end()
-
-    def cut_power(self) -> None:
-        self.moves.append("cut the power")
-        self._end()
-        images = list(self.disk.freeze().images(self.rng, 6))
-        self.disk = SimulatedDisk(ROOT, self.rng.choice(images), observe=self._observe)
+        self.end()
 
     def fail(self) -> None:
         """The disk fails while something is done; what was acknowledged is still there, and then all works again."""
         buffer, now = self.buffer, self.model.now
-        assert self.session is not None
-        first = self.session.disk.num_calls + self.rng.randint(1, 12)
-        fault = FailsAt(self.rng.choice(FAULTS), first, first + self.rng.choice([0, 1, 3, 20]))
-        self.session.fault = fault
-        self.moves.append(f"{fault.fault} from call {first} on")
+        after, fault = self.rng.randint(1, 12), self.rng.choice(FAULTS)
+        first = self.writer.fail(fault, after, self.rng.choice([0, 1, 3, 20]))
+        self.moves.append(f"{fault} from call {first} on")
         try:
             self.rng.choice([self.add, self.add, self.change, self.rebuild, self.compact])()
         except (BufferFull, BufferUnavailable, IndexUnavailable) as problem:
             self.moves.append(f"  {type(problem).__name__}: {problem}")
-            self.session.fault = None
+            self.writer.fault = None
             if found_in(buffer, self.model.capacity) != now:
                 raise Violation("resurrected", "what was refused is there") from problem
-        self.session.fault = None
+        self.writer.fault = None
         self.add()
 
     def die(self) -> None:
         """The process dies while something is done."""
-        self.buffer  # noqa: B018  there is one to be killed
-        assert self.session is not None
-        self.session.dies_at = self.session.disk.num_calls + self.rng.randint(1, 25)
-        self.moves.append(f"die in call {self.session.dies_at}")
+        dies_at = self.writer.die(self.rng.randint(1, 25))
+        self.moves.append(f"die in call {dies_at}")
         with contextlib.suppress(Killed):
             self.rng.choice([self.add, self.change, self.rebuild, self.compact])()
-        self._end()
+        self.end()
 
     def _compare(self) -> None:
         if found_in(self.buffer, self.model.capacity) != self.model.now:
             raise Violation("unstable", "the buffer is another one than before")
 
-    def _end(self) -> None:
-        if self.session is not None:
-            self.session.die()
-        self.session = None
-
 
 class RealWorld(BufferWorld):
     """The same moves on files of this machine; the power is not cut, but a process may be killed.
 
-    Other storages keep their own files, so dying is being looked at through a copy of the directory.
+    Other storages keep their own files, so dying is being looked at through a copy of the directory. With a `ballast`
+    it begins with so many experiences more: some indexes need them to be built, others to be more than a scan.
     """
 
-    def __init__(self, storage: MakeStorage, seed: int, directory: Path) -> None:
+    def __init__(
+        self,
+        storage: MakeStorage,
+        seed: int,
+        directory: Path,
+        *,
+        index: tuple[str, Index] = FLAT,
+        ballast: int = 0,
+    ) -> None:
         super().__init__(storage, seed)
         self.directory = directory
         self.real_disk = RealDisk()
+        self.index = index
+        if ballast:
+            self.model.capacity = 0
+            self.add_numbers(range(BALLAST, BALLAST + ballast))
 
-    def _open(self) -> Session:
-        return Session(self.storage(self.rng), self.real_disk, self.model.capacity, directory=self.directory)
+    def new_session(self) -> Session:
+        capacity = self.model.capacity
+        return Session(self.storage(self.rng), self.real_disk, capacity, directory=self.directory, index=self.index)
+
+    def rebuild(self) -> None:
+        """An index that needs more than there is refuses, and nothing else changes."""
+        try:
+            super().rebuild()
+        except IndexUnavailable as refusal:
+            if "rows are too few" not in str(refusal):
+                raise
+            self._compare()
+
+    def compact(self) -> None:
+        """As `rebuild`, which it begins with."""
+        try:
+            super().compact()
+        except IndexUnavailable as refusal:
+            if "rows are too few" not in str(refusal):
+                raise
+            self._compare()
 
     def kill(self) -> None:
         self.buffer  # noqa: B018  there is one to be killed
         copy = self.directory.with_name(f"{self.directory.name}+")
         shutil.copytree(self.directory, copy)
-        self._end()
+        self.end()
         shutil.rmtree(self.directory)
         self.directory = copy
 
 
-class BufferCheck:
-    """Recovers a buffer from an image and holds it against the model; the disk it does so on can be crashed again."""
+class BufferCheck(Recovery[BufferModel]):
+    """Recovers a buffer from an image and holds it against the model, adds to it, rebuilds it and recovers it again."""
 
-    def __init__(self, storage: MakeStorage, *, mutate: Mutate = unchanged) -> None:
-        self.rng = Random(0)
-        self.storage = storage
-        self.mutate = mutate
-        self.points: list[Point] = []
-
-    def __call__(self, image: Image, point: Point, *, deep: bool) -> None:
-        """Raises Violation. If `deep`, `points` are the crash points of the recovery afterwards."""
-        self.points = []
-        self.model = cast(BufferModel, point.model).copy()
-        self.disk = SimulatedDisk(ROOT, image, observe=self._observe if deep else None)
+    def check(self, image: Image) -> None:
         self._check_erased(image)
         session = self._recover()
-        self.model.is_quiescent()
-        if deep:
-            self.points.append(Point(Call(0, "recovered", ""), self.disk.freeze(), self.model.copy()))
-        session.die()
+        self.is_recovered()
+        session.end()
         session = self._recover()
         taken = {item.number for item in self.model.now.items}  # by an earlier crash of this very check
         number = next(free for free in itertools.count(10**6) if free not in taken)
@@ -385,10 +379,7 @@ class BufferCheck:
         self.model.acknowledge(state.with_items(items))
         session.buffer.rebuild()
         session.close()
-        self._recover().die()
-
-    def _observe(self, call: Call) -> None:
-        self.points.append(Point(call, self.disk.freeze(), self.model.copy()))
+        self._recover().end()
 
     def _recover(self) -> Session:
         try:
@@ -398,7 +389,7 @@ class BufferCheck:
         try:
             self.model.adopt(found_in(session.buffer, self.model.capacity))
         except BaseException:
-            session.die()
+            session.end()
             raise
         return session
 

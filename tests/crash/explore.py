@@ -21,8 +21,9 @@ from typing import Protocol
 from share.kernel.errors import BufferProblem
 from tests.crash.buffer import BufferCheck, BufferWorld
 from tests.crash.disk import Image
-from tests.crash.log import LogCheck, LogWorld, Point, file_storage
+from tests.crash.log import LogCheck, LogWorld, file_storage
 from tests.crash.model import Violation
+from tests.crash.workload import Point
 
 CALLS_SHOWN = 40
 
@@ -58,10 +59,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Depth:
-    """How closely a workload is looked at: its moves, disks for each crash point and for each one of a recovery, and of
-    which share of the disks the recovery is crashed at its every call."""
+    """How closely a workload is looked at: its moves, at which share of its crash points, disks for each of those and
+    for each one of a recovery, and of which share of the disks the recovery is crashed at its every call.
+
+    Neighboring crash points are alike: where states are few, more workloads show more than all points of one.
+    """
 
     num_moves: int = 14
+    share_of_points: float = 1.0
     images: int = 4
     images_of_recovery: int = 3
     share_of_recoveries: float = 0.1
@@ -142,9 +147,11 @@ def explore_workload(
     except Exception as error:
         raise Found(error, subject.name, seed, "without a crash", world, sys.maxsize) from error
     explored.workloads += 1
-    explored.crash_points += len(world.points)
     explored.by_move.update(move.split()[0] for move in world.moves)
     for number, point in enumerate(world.points, 1):
+        if depth.share_of_points < 1 and rng.random() >= depth.share_of_points:
+            continue
+        explored.crash_points += 1
         for image in point.frozen.images(rng, depth.images, shuffled=True):
             if not explored.is_new(image, point):
                 continue

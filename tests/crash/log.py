@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
+from unittest import mock
 
 from share.kernel.buffer.file import FileStorage, FileStorageConfig
 from share.kernel.contracts.experience import Record, RecordType
 from share.kernel.contracts.kinds import RecordLog, Storage
 from share.kernel.errors import BufferFenced, BufferFull, BufferProblem, BufferUnavailable
-from share.kernel.experience.disk import Disk, File
+from share.kernel.experience.disk import Disk
 from share.kernel.experience.frame import pack_frame
-from tests.crash.disk import FAULTS, Call, FailsAt, Fault, Frozen, Image, Interposed, SimulatedDisk
-from tests.crash.model import BufferModel, LogModel, Violation, Written
+from tests.crash.disk import FAULTS, FailsAt, Fault, Image, SimulatedDisk
+from tests.crash.model import LogModel, Violation, Written
+from tests.crash.workload import Killed, MakeStorage, Moves, Mutate, Recovery, Workload, Writer, unchanged
 
 ROOT = Path("/simulated")
 DIRECTORY = ROOT / "buffer"
@@ -29,9 +31,6 @@ TYPES = (RecordType.ADD, RecordType.ADD, RecordType.ADD, RecordType.REMOVE, Reco
 
 SEGMENT_BYTES = 4096
 SYNC_FAULTS: tuple[Fault, ...] = ("sync lost", "sync forgotten", "short")
-
-Mutate = Callable[[Disk], Disk]
-MakeStorage = Callable[[Random], Storage]
 
 
 class Inline(Executor):
@@ -51,65 +50,26 @@ def file_storage(random: Random) -> Storage:
     return FileStorage(FileStorageConfig(segment_bytes=SEGMENT_BYTES), random=random, executor=Inline())
 
 
-def unchanged(disk: Disk) -> Disk:
-    """The protocol as it is."""
-    return disk
-
-
-@dataclass(frozen=True)
-class Point:
-    """A crash point: the disk after a call, and what had been promised by then."""
-
-    call: Call
-    frozen: Frozen
-    model: LogModel | BufferModel
-
-
-class Killed(BaseException):
-    """The process has died: nothing that it still does reaches the disk."""
-
-
-class Session:
-    """A writer's life. Nothing of it reaches the disk after its end, not even from threads that it leaves behind."""
+class Session(Writer):
+    """A writer's life with a log."""
 
     def __init__(self, storage: Storage, disk: Disk, mutate: Mutate, fault: FailsAt | None = None) -> None:
-        self.is_over = False
-        self.fault = fault
-        self.dies_at = 0
-        self.disk = Interposed(disk, self._between)
+        super().__init__(disk, fault)
         self.log: RecordLog = storage.open(DIRECTORY, mutate(self.disk), "write")
 
-    def end(self) -> None:
-        self.is_over = True
 
-    def _between(self, call: Call, perform: Callable[[], object], file: File | None) -> object:
-        self.is_over |= call.number == self.dies_at
-        if self.is_over:
-            raise Killed
-        return perform() if self.fault is None else self.fault(call, perform, file)
-
-
-class LogWorld:
-    """Runs a workload of random moves over a simulated disk, and keeps a `Point` for each of its calls."""
+class LogWorld(Workload[Session, LogModel]):
+    """Appends, truncates, compacts; is killed, cut off, taken over and refused meanwhile."""
 
     def __init__(self, storage: MakeStorage, seed: int, *, mutate: Mutate = unchanged) -> None:
-        self.rng = Random(seed)
-        self.storage = storage
-        self.mutate = mutate
-        self.model = LogModel()
-        self.points: list[Point] = []
-        self.moves: list[str] = []
+        super().__init__(storage, seed, LogModel(), mutate)
         self.disk = SimulatedDisk(ROOT)
         self.disk.make_directory(DIRECTORY)  # the caller's care
         self.disk.sync_directory(ROOT)
-        self.disk.observe = self._observe
-        self.session: Session | None = None
+        self.disk.observe = self.observe
 
-    def _observe(self, call: Call) -> None:
-        self.points.append(Point(call, self.disk.freeze(), self.model.copy()))
-
-    def run(self, num_moves: int) -> list[Point]:
-        moves = {
+    def what_may_be_done(self) -> Moves:
+        return {
             self.append: 12,
             self.truncate: 2,
             self.compact: 2,
@@ -122,54 +82,46 @@ class LogWorld:
             self.open_with_fault: 1,
             self.read_all: 1,
         }
-        self.append()
-        for _ in range(num_moves - 1):
-            [move] = self.rng.choices(list(moves), list(moves.values()))
-            move()
-        self.close()
-        return self.points
+
+    def open(self) -> Session:
+        session = Session(self.storage(self.rng), self.disk, self.mutate)
+        self.model.compare(list(session.log.scan()), is_new_writer=True)
+        _check_log(session.log, self.model)
+        return session
 
     @property
     def log(self) -> RecordLog:
-        if self.session is None:
-            self.moves.append("open")
-            self.session = Session(self.storage(self.rng), self.disk, self.mutate)
-            self.model.compare(list(self.session.log.scan()), is_new_writer=True)
-            _check_log(self.session.log, self.model)
-        return self.session.log
+        return self.writer.log
 
     def _batch(self) -> list[Written]:
-        return random_batch(self.rng, self.model.last + 1)
+        return random_batch(self.rng, self.log.next_sequence)
 
     def append(self) -> None:
-        log = self.log
-        batch = self._batch()
+        self._append(self._batch())
+
+    def _append(self, batch: list[Written]) -> None:
         self.moves.append(f"append {[len(payload) for _, payload in batch]}")
         self.model.begin(batch)
-        self.model.acknowledge(batch, log.append(parts_of(batch, self.rng)))
+        self.model.acknowledge(batch, self.log.append(parts_of(batch, self.rng)))
 
     def append_with_fault(self) -> None:
         log = self.log
         batch = self._batch()
-        assert self.session is not None
-        first = self.session.disk.num_calls + self.rng.randint(1, 4)
-        fault = FailsAt(self.rng.choice([*FAULTS, *SYNC_FAULTS]), first, first + self.rng.choice([0, 1, 3, 8, 20]))
-        self.session.fault = fault
-        self.moves.append(f"append {[len(payload) for _, payload in batch]} while {fault.fault} at {first}")
+        after, fault = self.rng.randint(1, 4), self.rng.choice([*FAULTS, *SYNC_FAULTS])
+        first = self.writer.fail(fault, after, self.rng.choice([0, 1, 3, 8, 20]))
+        self.moves.append(f"append {[len(payload) for _, payload in batch]} while {fault} at {first}")
         self.model.begin(batch)
         try:
             locations = log.append(parts_of(batch, self.rng))
         except (BufferFull, BufferUnavailable) as problem:
             self.moves.append(f"  {type(problem).__name__}: {problem}")
             batch = batch[: self.rng.randint(0, len(batch))]  # it is tried again, or the beginning of it
-            self.session.fault = None
+            self.writer.fault = None
             if batch:
-                self.moves.append(f"append {[len(payload) for _, payload in batch]} again")
-                self.model.begin(batch)
-                self.model.acknowledge(batch, log.append(parts_of(batch, self.rng)))
+                self._append(batch)
         else:
             self.model.acknowledge(batch, locations)
-        self.session.fault = None
+        self.writer.fault = None
         self.model.compare(list(log.scan()), is_new_writer=False)
 
     def open_with_fault(self) -> None:
@@ -215,24 +167,17 @@ class LogWorld:
     def close(self) -> None:
         self.moves.append("close")
         self.log.close()
-        self._end()
-
-    def kill(self) -> None:
-        """The process dies; the machine lives, so that the next one finds what was written and never synced."""
-        self.moves.append("kill")
-        self.log  # noqa: B018  there is one to be killed
-        self._end()
+        self.end()
 
     def kill_while_appending(self) -> None:
         """The next writer may find what was written and never synced."""
         log, batch = self.log, self._batch()
-        assert self.session is not None
-        self.session.dies_at = self.session.disk.num_calls + self.rng.randint(1, 6)
-        self.moves.append(f"append {[len(payload) for _, payload in batch]} and die in call {self.session.dies_at}")
+        dies_at = self.writer.die(self.rng.randint(1, 6))
+        self.moves.append(f"append {[len(payload) for _, payload in batch]} and die in call {dies_at}")
         self.model.begin(batch)
         with contextlib.suppress(Killed):
             self.model.acknowledge(batch, log.append(parts_of(batch, self.rng)))
-        self._end()
+        self.end()
 
     def usurp(self) -> None:
         """Another writer takes over while this one sleeps; when it wakes up it goes on appending."""
@@ -241,21 +186,14 @@ class LogWorld:
         sleeping, self.session = self.session, None
         self.append()
         assert sleeping is not None
-        for _ in range(3):
-            with contextlib.suppress(BufferFenced, BufferUnavailable):
-                sleeping.log.append([(RecordType.ADD, [self.rng.randbytes(1500)])])
+        with mock.patch.object(os, "getpid", return_value=os.getpid() + 1):  # or it took what the other makes ahead
+            for _ in range(3):
+                with contextlib.suppress(BufferFenced, BufferUnavailable):
+                    sleeping.log.append([(RecordType.ADD, [self.rng.randbytes(1500)])])
         sleeping.end()
 
-    def cut_power(self) -> None:
-        self.moves.append("cut the power")
-        self._end()
-        images = list(self.disk.freeze().images(self.rng, 6))
-        self.disk = SimulatedDisk(ROOT, self.rng.choice(images), observe=self._observe)
-
-    def _end(self) -> None:
-        if self.session is not None:
-            self.session.end()
-        self.session = None
+    def end(self) -> None:
+        super().end()
         self.model.promised = min(self.model.promised, self.model.last)
 
 
@@ -277,7 +215,7 @@ def random_batch(rng: Random, sequence: int) -> list[Written]:
 def _forged(sequence: int) -> bytes:
     """A frame of the records to come, right in all but the seed of its segment, which its maker cannot know."""
     frame, _ = pack_frame(
-        RecordType.ADD, [b"forged"], sequence=sequence, epoch=1, durable=sequence + 9, seed=FORGED_SEED
+        RecordType.ADD, [b"forged"], sequence=sequence, epoch=1, durable=sequence - 1, seed=FORGED_SEED
     )
     return b"".join(frame)
 
@@ -306,26 +244,14 @@ def _check_log(log: RecordLog, model: LogModel) -> None:
             raise Violation("changed", f"record {sequence} is read as {record.type.name}")
 
 
-class LogCheck:
-    """Recovers a log from an image and holds it against the model; the disk it does so on can be crashed again."""
+class LogCheck(Recovery[LogModel]):
+    """Recovers a log from an image and holds it against the model, appends to it and recovers it again."""
 
-    def __init__(self, storage: MakeStorage, *, mutate: Mutate = unchanged) -> None:
-        self.rng = Random(0)
-        self.storage = storage
-        self.mutate = mutate
-        self.points: list[Point] = []
-
-    def __call__(self, image: Image, point: Point, *, deep: bool) -> None:
-        """Raises Violation. If `deep`, `points` are the crash points of the recovery afterwards."""
-        self.points = []
-        self.model = cast(LogModel, point.model).copy()
-        self.disk = SimulatedDisk(ROOT, image, observe=self._observe if deep else None)
+    def check(self, image: Image) -> None:
         self._check_erased(image)
         self._check_reader()
         self._recover().end()
-        self.model.is_quiescent()
-        if deep:
-            self.points.append(Point(Call(0, "recovered", ""), self.disk.freeze(), self.model.copy()))
+        self.is_recovered()
         session = self._recover()
         for payload in (b"appended", b"after recovery"):
             batch: list[Written] = [(RecordType.ADD, payload)]
@@ -334,9 +260,6 @@ class LogCheck:
         session.log.close()
         session.end()
         self._recover().end()
-
-    def _observe(self, call: Call) -> None:
-        self.points.append(Point(call, self.disk.freeze(), self.model.copy()))
 
     def _open(self) -> Session:
         epoch = self.model.epoch

@@ -28,12 +28,11 @@ from share.kernel.experience.builder import ProcessBuilder
 from share.kernel.experience.disk import RealDisk
 from share.kernel.registry import Registry
 from tests.crash.buffer import RealWorld, Session, found_in, made
-from tests.crash.log import MakeStorage, file_storage
+from tests.crash.log import file_storage
 from tests.crash.model import BufferModel, BufferState
-from tests.crash.test_buffer import lmdb_storage, sqlite_storage
+from tests.crash.test_buffer import STORAGES
+from tests.crash.workload import MakeStorage
 from tests.experience.making import settings
-
-STORAGES = {"file": file_storage, "lmdb": lmdb_storage, "sqlite": sqlite_storage}
 
 
 class ToldModel(BufferModel):

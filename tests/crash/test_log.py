@@ -13,12 +13,13 @@ from share.kernel.contracts.experience import RecordType
 from share.kernel.errors import BufferUnavailable
 from share.kernel.experience.disk import File
 from tests.crash.disk import Between, Call, Interposed, SimulatedDisk
-from tests.crash.explore import SUBJECTS, explore, table
-from tests.crash.log import DIRECTORY, ROOT, Killed, file_storage
+from tests.crash.explore import SUBJECTS, Depth, explore, table
+from tests.crash.log import DIRECTORY, ROOT, file_storage
+from tests.crash.workload import Killed
 
 
 def test_a_log_survives_a_power_cut_at_any_call() -> None:
-    explored = explore(SUBJECTS["log"], 2000)
+    explored = explore(SUBJECTS["log"], 1000, depth=Depth(share_of_points=0.3))
     assert explored.of_recovery > 200
     assert {"write", "sync", "link", "sync_directory", "create", "unlink", "rename"} <= set(explored.by_call)
     assert {"append", "truncate", "compact", "kill", "cut", "close", "open"} <= set(explored.by_move)
