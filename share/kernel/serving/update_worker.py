@@ -68,13 +68,12 @@ class UpdateWorker:
     def handle(self, tasks: Sequence[Task]) -> Commit:
         results: dict[str, UpdateResult] = {}
         for kind, together in groupby(tasks, lambda task: task.kind):
-            match kind:
-                case _ if kind == LEARN:
-                    results |= self._learn(list(together))
-                case _ if kind == RESTORE:
-                    results |= {task.task_id: self._restore(task) for task in together}
-                case _:
-                    results |= {task.task_id: self._refused(f"no task is of kind {kind!r}") for task in together}
+            if kind == LEARN:
+                results |= self._learn(list(together))
+            elif kind == RESTORE:
+                results |= {task.task_id: self._restore(task) for task in together}
+            else:
+                results |= {task.task_id: self._refused(f"no task is of kind {kind!r}") for task in together}
         learning = self._learning
         learning.number += 1
         state = learning.state()
