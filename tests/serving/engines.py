@@ -88,7 +88,7 @@ class Maker:
         transport: Mapping[str, object] | None = None,
         **settings: Any,
     ) -> Parts:
-        settings.setdefault("review", EVERYTHING_IS_AUDITED)
+        settings = {"review": EVERYTHING_IS_AUDITED, "consult_ms": 1000 * PATIENCE_S, **settings}
         config = validate(EngineConfig, settings, self.registry)
         logger = StructuredLogger(None, run_id="", backend="test")
         dimension = self.policy.base.get_input_embeddings().weight.shape[1]

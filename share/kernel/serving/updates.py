@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 
@@ -36,6 +37,9 @@ Told = Callable[[str, str, UpdateResult | None], None]
 """Is told what became of a task that was sent: its id, its kind, and what the worker says of it, None when it was not
 done. Called from the supervisor's thread."""
 
+ANNOUNCED_MAX = 256
+"""Tasks of which it is remembered that the audit log has them: one that is tried again is not told of again."""
+
 _OUTCOME = "outcome:"
 
 
@@ -58,6 +62,7 @@ class Updates:
         self._troubles = troubles
         self._told = told
         self._on_their_way: set[str] = set()
+        self._announced: deque[str] = deque(maxlen=ANNOUNCED_MAX)
         self._counts: Counter[str] = Counter()
         self._last: UpdateResult | None = None
 
@@ -76,7 +81,8 @@ class Updates:
     def learn(self, task_id: str, lesson: LearnTask, images: tuple[Pixels, ...]) -> bool:
         """Send an update about images (uint8 HWC RGB). False when it was not sent, which is counted."""
         self.restore()
-        tensors = {f"image_{number:04}": torch.from_numpy(pixels.copy()) for number, pixels in enumerate(images)}
+        writable = [np.require(pixels, requirements="W") for pixels in images]  # torch warns of others
+        tensors = {f"image_{number:04}": torch.from_numpy(pixels) for number, pixels in enumerate(writable)}
         return self._send(Task(task_id, LEARN, lesson.model_dump(mode="json"), tensors))
 
     def restore(self) -> bool:
@@ -126,7 +132,10 @@ class Updates:
             self._troubles.note("update_not_sent", state, f"task {task.task_id} is not sent: learning is {state}")
             return False
         try:
-            self._trail.append(ENGINE, "update", version=self._releases.live, reason=task.kind, task_id=task.task_id)
+            if task.task_id not in self._announced:
+                version = self._releases.live
+                self._trail.append(ENGINE, "update", version=version, reason=task.kind, task_id=task.task_id)
+                self._announced.append(task.task_id)
             future = self._supervisor.submit(task)
         except (SlabFull, QueueFull) as error:
             self._troubles.note("update_not_sent", "full", str(error))
@@ -159,4 +168,4 @@ class Updates:
         return None
 
 
-__all__ = ["Told", "Updates"]
+__all__ = ["ANNOUNCED_MAX", "Told", "Updates"]

@@ -1,0 +1,257 @@
+"""The path of a request, of which nothing else may take time: predict, consult, vote, arbitrate, respond."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from share.kernel.contracts.serving import Expert, Listener, Reply, Request
+from share.kernel.contracts.voting import Vote
+from share.kernel.data.checkers import canonical
+from share.kernel.errors import EngineClosed, ExperienceRefused, PixelisError
+from share.kernel.experience.buffer import ExperienceBuffer
+from share.kernel.experience.latency import SIZE, Latencies
+from share.kernel.serving.batching import Asked, Batcher, Prediction
+from share.kernel.serving.consultation import Consultant, Consultation, Question
+from share.kernel.serving.engine_config import EngineConfig
+from share.kernel.serving.evidence import EXPERTS, Evidence
+from share.kernel.serving.in_flight import InFlight
+from share.kernel.serving.recording import POLICY, Answered
+from share.kernel.serving.releases import Releases
+from share.kernel.serving.statistics import Quantiles, RequestStatistics
+from share.kernel.serving.troubles import Troubles
+from share.kernel.serving.versions import FROZEN
+
+if TYPE_CHECKING:
+    from share.kernel.contracts.experience import Vector
+
+MEMORY_UNTIL = 0.8
+"""Part of the batcher's queue: with more requests waiting no experience is asked."""
+
+STEPS = ("queue", "predict", "consult", "total")
+
+
+class Answering:
+    """Answers requests with what it is given. Thread-safe.
+
+    `follow` is told of every answered request that may leave a trace, after its client was.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        batcher: Batcher,
+        buffer: ExperienceBuffer,
+        consultant: Consultant,
+        evidence: Evidence,
+        releases: Releases,
+        in_flight: InFlight,
+        troubles: Troubles,
+        follow: Callable[[Answered], None],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._batcher = batcher
+        self._buffer = buffer
+        self._consultant = consultant
+        self._evidence = evidence
+        self._releases = releases
+        self._in_flight = in_flight
+        self._troubles = troubles
+        self._follow = follow
+        self._clock = clock
+        self._counts: Counter[str] = Counter()
+        self._operations: Counter[str] = Counter()
+        self._latencies = {step: Latencies() for step in STEPS}
+        self._entropies: deque[float] = deque(maxlen=SIZE)
+
+    def submit(self, request: Request, listener: Listener | None = None) -> Future[Reply]:
+        """Ask for an answer. The future raises ServiceFull, DeadlineExceeded, RequestDropped, EngineClosed, or what the
+        policy raised; it cannot be cancelled, the listener says who is gone."""
+        answer: Future[Reply] = Future()
+        answer.set_running_or_notify_cancel()
+        begun = time.monotonic()
+        if not self._in_flight.enter():
+            answer.set_exception(EngineClosed("no more requests are taken: the engine is ending"))
+            return answer
+        try:
+            predicted = self._batcher.submit(request, expert=cast(Asked, self._evidence.policy), listener=listener)
+        except PixelisError as error:
+            self._fail(answer, error)
+            return answer
+        predicted.add_done_callback(lambda done: self._predicted(request, begun, done, answer))
+        return answer
+
+    @property
+    def trust(self) -> float:
+        """How far the memory is believed for its size: gradual, and the same after a restart."""
+        size = len(self._buffer)
+        return size / (size + self._config.gate.cold_start_threshold)
+
+    @property
+    def num_consulted(self) -> int:
+        """Answers for which somebody similar had a say."""
+        return self._counts["consulted"]
+
+    def statistics(self) -> RequestStatistics:
+        counts, entropies = self._counts, list(self._entropies)
+        return RequestStatistics(
+            answered=counts["answered"],
+            failed=counts["failed"],
+            read_only=counts["read_only"],
+            waiting=self._batcher.num_waiting,
+            by_expert={expert: counts[f"by:{expert}"] for expert in EXPERTS},
+            entropy=float(np.mean(entropies)) if entropies else None,
+            operations=dict(self._operations),
+            latency={step: _quantiles(each) for step, each in self._latencies.items()},
+        )
+
+    def _predicted(self, request: Request, begun: float, done: Future[Prediction], answer: Future[Reply]) -> None:
+        """In the batcher's thread, so that it returns at once."""
+        error = done.exception()
+        if error is not None:
+            self._fail(answer, error)
+            return
+        prediction = done.result()
+        embedding, problem = self._embedding(prediction)
+
+        def told(consultation: Consultation) -> None:
+            self._respond(request, begun, prediction, embedding, consultation, answer)
+
+        if embedding is None:
+            told(Consultation(None, problem="embedding", detail=problem))
+        elif not len(self._buffer):
+            told(Consultation(None))
+        elif load_of(self._batcher) > MEMORY_UNTIL:
+            told(Consultation(None, problem="busy", detail="too many requests wait"))
+        else:
+            confidence = self._evidence.calibrated("frozen", prediction.confidence)
+            audited, right = self._evidence.record_of(_ran(prediction))
+            vote = Vote(POLICY, prediction.answer, confidence, retrieval_count=audited, success_count=right)
+            self._consultant.consult(Question(request.trace_id, embedding, vote, request.answer_type), told)
+
+    def _respond(
+        self,
+        request: Request,
+        begun: float,
+        prediction: Prediction,
+        embedding: Vector | None,
+        consultation: Consultation,
+        answer: Future[Reply],
+    ) -> None:
+        """Arbitrate, and tell the client; then what is to be done behind the answer."""
+        try:
+            answered = self._arbitrated(request, begun, prediction, embedding, consultation)
+        except BaseException as error:  # whatever it is, a client waits to be told
+            self._fail(answer, error)
+            raise
+        self._count(answered)
+        answer.set_result(answered.reply)
+        try:
+            if not request.read_only:
+                self._follow(answered)
+        finally:
+            self._in_flight.leave()
+
+    def _arbitrated(
+        self,
+        request: Request,
+        begun: float,
+        prediction: Prediction,
+        embedding: Vector | None,
+        consultation: Consultation,
+    ) -> Answered:
+        votes, live = consultation.votes, self._releases.live
+        ran = _ran(prediction)
+        are_one = live == FROZEN and ran == "frozen"
+        given: Expert = ran
+        text, confidence = prediction.answer, prediction.confidence
+        if votes is not None:
+            is_other = canonical(votes.answer, request.answer_type) != canonical(text, request.answer_type)
+            if is_other and self._evidence.overrules(ran, self.trust, are_one=are_one):
+                given, text, confidence = "memory", votes.answer, votes.confidence
+        answers: dict[Expert, str | None] = dict.fromkeys(("frozen", "adapted"), prediction.answer if are_one else None)
+        answers |= {ran: prediction.answer, "memory": votes.answer if votes is not None else prediction.answer}
+        total_ms = (time.monotonic() - begun) * 1000
+        reply = Reply(
+            trace_id=request.trace_id,
+            answer=text,
+            confidence=self._evidence.calibrated(given, confidence),
+            path="consensus" if given == "memory" else "policy",
+            expert=given,
+            policy_version=prediction.policy_version,
+            trajectory=prediction.trajectory,
+            votes=votes,
+            prompt_tokens=prediction.prompt_tokens,
+            completion_tokens=prediction.completion_tokens,
+            elapsed_ms={
+                "queue": prediction.queue_ms,
+                "predict": prediction.predict_ms,
+                "consult": consultation.elapsed_ms,
+                "total": total_ms,
+            },
+        )
+        return Answered(
+            request=request,
+            reply=reply,
+            embedding=embedding,
+            consultation=consultation,
+            answers=answers,
+            confidence=confidence,
+            entropy=prediction.entropy,
+            adapted_version=live if ran == "frozen" else prediction.policy_version,
+            begun=begun,
+            at=self._clock(),
+        )
+
+    def _embedding(self, prediction: Prediction) -> tuple[Vector | None, str]:
+        """What was seen and asked, or of a request without images what was asked; or why there is none."""
+        if not prediction.visual_embedding.any():
+            return prediction.text_embedding, ""
+        try:
+            return self._buffer.embedding(prediction.visual_embedding, prediction.text_embedding), ""
+        except ExperienceRefused as error:
+            return None, str(error)
+
+    def _fail(self, answer: Future[Reply], error: BaseException) -> None:
+        self._counts["failed"] += 1
+        answer.set_exception(error)
+        self._in_flight.leave()
+
+    def _count(self, answered: Answered) -> None:
+        request, reply = answered.request, answered.reply
+        self._counts["answered"] += 1
+        self._counts["read_only"] += request.read_only
+        self._counts[f"by:{reply.expert}"] += 1
+        self._entropies.append(answered.entropy)
+        self._operations.update(each.operation for each in reply.trajectory.operations if each.operation is not None)
+        for step, elapsed_ms in reply.elapsed_ms.items():
+            self._latencies[step].record(elapsed_ms / 1000)
+        consultation = answered.consultation
+        self._counts["consulted"] += consultation.votes is not None
+        if consultation.problem is not None:
+            reason, detail = consultation.problem, consultation.detail
+            self._troubles.note("policy_only", reason, f"the policy answered alone: {detail}", quiet=request.read_only)
+
+
+def load_of(batcher: Batcher) -> float:
+    """Part of the batcher's queue that is taken."""
+    return batcher.num_waiting / batcher.config.queue_max
+
+
+def _ran(prediction: Prediction) -> Expert:
+    return "frozen" if prediction.policy_version == FROZEN else "adapted"
+
+
+def _quantiles(latencies: Latencies) -> Quantiles:
+    p50, p95, p99 = (latencies.percentile_ms(percent) for percent in (50, 95, 99))
+    return Quantiles(latencies.count, p50, p95, p99)
+
+
+__all__ = ["MEMORY_UNTIL", "STEPS", "Answering", "load_of"]
