@@ -70,9 +70,16 @@ def run_command(
     argv: Sequence[str] | None = None,
     *,
     default: str | None = None,
+    short: Mapping[str, tuple[str, Sequence[str]]] | None = None,
 ) -> int:
-    """The whole command line of one mode; returns the exit code. `default` is the backend where none is named."""
+    """The whole command line of one mode; returns the exit code.
+
+    `default` is the backend where none is named. `short` are options that are short for settings: by name, what they
+    are for and the overrides, which come before those that are given.
+    """
     parser = _parser(mode, kind, description, examples, default)
+    for option, (purpose, overrides) in (short or {}).items():
+        parser.add_argument(option, dest="short", action="append_const", const=overrides, help=purpose)
     arguments = parser.parse_intermixed_args(argv)
     try:
         registry = load_registry(**selection(os.environ, arguments.block))
@@ -150,7 +157,8 @@ def _run(mode: Mode, arguments: argparse.Namespace, registry: Registry, stop: Ev
 
     # `--config a.yaml b.yaml seed=1` gives argparse three files; the last is plainly an override.
     files = [Path(text) for text in arguments.config if "=" not in text or Path(text).exists()]
-    overrides = [text for text in arguments.config if Path(text) not in files] + arguments.overrides
+    overrides = [override for overrides in getattr(arguments, "short", None) or () for override in overrides]
+    overrides += [text for text in arguments.config if Path(text) not in files] + arguments.overrides
     kernel = VisionKernel(registry, stop=stop, echo=sys.stderr)
     if arguments.resume is None:
         name = _backend(arguments, default)

@@ -88,6 +88,19 @@ def test_a_dry_run_opens_everything_and_ends(tmp_path: Path, capsys: pytest.Capt
     assert "policy_version: frozen" in out
 
 
+def test_a_demo_asks_itself_a_stream_that_drifts_and_leaves_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(f"workdir={tmp_path}", "port=0", "read_only=true", "demo_items=20") == 0
+    out = capsys.readouterr().out
+    assert out.index("few cards") < out.index("many cards") < out.index("nothing audited") < out.index("at first")
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    record = json.loads((run_dir / "metrics.json").read_text())["metrics"]
+    assert record["answered"] == 20
+    assert 0.0 <= record["demo_right_at_last"] <= 1.0
+    assert [key.role for key in KeyStore(run_dir / "online" / "keys.json").all()] == ["admin"]
+
+
 @pytest.mark.parametrize(
     ("setting", "mistake"),
     [

@@ -96,7 +96,7 @@ def test_an_image_comes_as_pixels_and_its_exif_does_not() -> None:
 
 
 def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
-    with pytest.raises(MediaError, match="^messages.0: its header claims more than the 4,000,000 pixels"):
+    with pytest.raises(MediaError, match=r"^messages\.0: its header claims more than the 4,000,000 pixels"):
         decode_image(data_url(png_that_claims(100_000, 100_000)), "messages.0")
     with pytest.raises(MediaError, match="2001 x 2000 = 4,002,000 pixels"):
         decode_image(data_url(png_that_claims(2_001, 2_000)), "image")

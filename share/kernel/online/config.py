@@ -27,13 +27,15 @@ class OnlineConfig(ConfigModel):
     """Port to listen on; 0 takes a free one."""
     directory: Path | None = None
     """Where everything lives that outlasts a run: keys, experiences, reviews, versions, the audit log. `online` below
-    the working directory when not set."""
+    the working directory when not set, of a demo below its run directory."""
     read_only: bool = False
     """Answer only: nothing of any request is kept, and nothing is learned."""
     deadline_s: float = Field(default=30.0, gt=0.0, le=3600.0)
     """Seconds after which a question that has not begun is not begun any more."""
     drain_s: int = Field(default=30, ge=1)
     """Seconds that questions which are being answered have to finish when the service is stopped."""
+    demo_items: int = Field(default=0, ge=0)
+    """Questions of a stream that the service sends itself, to show that it learns; 0 for none. It ends after them."""
     policy: PolicyConfig = PolicyConfig()
     """The policy that answers, and that learns; the shipped starter when no path is given."""
     operations: tuple[Annotated[Choice, choice("operation")], ...] = Field(

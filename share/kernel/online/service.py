@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 from share.kernel.contracts.run import RunContext
 from share.kernel.online.alerts import Watch
 from share.kernel.online.config import OnlineConfig
+from share.kernel.online.demo import Demo
 from share.kernel.online.door import Door
 from share.kernel.online.http import make_app
 from share.kernel.online.listening import Listening, bound, url_of
@@ -22,13 +24,13 @@ LOOPBACK = ("127.", "localhost", "::1")
 
 
 def serve(config: OnlineConfig, run: RunContext) -> None:
-    """Answer requests until `run.stop` is set; then nobody is let in any more, what is being answered is finished, and
-    everything is synced. A dry run does all of it but wait.
+    """Answer requests until `run.stop` is set, or a demo has ended; then nobody is let in any more, what is being
+    answered is finished, and everything is synced. A dry run does all of it but wait.
 
     Raises ConfigError for an address that cannot be listened on, and what is wrong with the policy, a plugin, the keys,
     or the directory.
     """
-    directory = config.directory or run.workdir / "online"
+    directory = _directory(config, run)
     with ExitStack() as opened:
         listening = opened.enter_context(bound(config.host, config.port))  # first: a taken port costs no time
         keys = KeyStore(directory / "keys.json")
@@ -55,9 +57,16 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
         opened.callback(door.closing.set)
         _announce(config, run, keys, engine, url_of(listening))
         run.metrics["url"] = url_of(listening)
-        if not run.dry_run:
+        if config.demo_items and not run.dry_run:
+            Demo(url_of(listening), keys, run, items=config.demo_items).play(run.stop)
+        elif not run.dry_run:
             run.stop.wait()
         run.logger.info("stopping", "nobody is let in any more; what is being answered is finished")
+
+
+def _directory(config: OnlineConfig, run: RunContext) -> Path:
+    """A demo keeps to the directory of its run: what it learns is nobody's."""
+    return config.directory or (run.run_dir if config.demo_items else run.workdir) / "online"
 
 
 def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine) -> Door:
@@ -84,7 +93,7 @@ def _announce(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: Inf
     operations = ", ".join(chosen.name for chosen in config.operations) or "none"
     print(f"serving {url}", flush=True)
     print(f"  policy      {policy}, version {told.releases.live}, operations {operations}")
-    print(f"  directory   {config.directory or run.workdir / 'online'}")
+    print(f"  directory   {_directory(config, run)}")
     print(f"  learning    {'never: read-only' if config.read_only else told.learning.state}")
     if keys.first_key is not None:
         print(f"  first key   {keys.first_key}  (admin; shown this once)")
