@@ -40,10 +40,10 @@ Make = Callable[..., UpdateWorker]
 
 @pytest.fixture
 def make(registry: Registry, tmp_path: Path) -> Make:
-    def made(directory: Path = tmp_path, **changes: object) -> UpdateWorker:
+    def made(directory: Path = tmp_path, version: str | None = None, **changes: object) -> UpdateWorker:
         config = validate(UpdateConfig, {**SMALL, **changes}, registry)
         worker = UpdateWorker(worker_settings(config, versions=directory / "versions", directory=directory))
-        worker.take_over(None)
+        worker.take_over(version)
         return worker
 
     return made
@@ -239,15 +239,14 @@ def test_a_worker_that_takes_over_computes_the_same_bits(make: Make, missed: Pro
     commit = killed.handle([Task("back", RESTORE, {"version": first.version}), lesson("t1", missed)])
     shutil.copytree(tmp_path / "killed", tmp_path / "next")
     (expected,) = handled(killed, lesson("t2", missed))
-    takes_over = make(tmp_path / "next")
-    takes_over.take_over(commit.version)
+    takes_over = make(tmp_path / "next", commit.version)
     (done,) = handled(takes_over, lesson("t2", missed))
     assert done.model_copy(update={"seconds": {}}) == expected.model_copy(update={"seconds": {}})
     with pytest.raises(CheckpointError, match="state-00000099"):
         takes_over.take_over("state-00000099")
-    other = make(tmp_path / "next", lora={"rank": 2})
     with pytest.raises(CheckpointError, match="is a checkpoint of"):
-        other.take_over("state-00000003")
+        make(tmp_path / "next", commit.version, lora={"rank": 2})
+    assert not (tmp_path / "next" / "learning" / "step_00000003").exists(), "what was not committed is leftover"
 
 
 @pytest.mark.parametrize("trainable", ["norm", "all"])

@@ -121,9 +121,10 @@ class Learning:
         self.number, self.counters = state.number, state.counters
         self._kl.restore(state.kl)
         self._was_restored, self._audited = state.was_restored, state.audited
-        self._base, self._mean = state.base, state.mean
         self._trainable.begin(state.base or self._frozen_values)
         self._trainable.learner.load_state_dict(state.learner)
+        trained = self._trainable.learner.parameters
+        self._base, self._mean = state.base, {name: each.to(trained[name].device) for name, each in state.mean.items()}
         values = self._frozen_values if state.version == FROZEN else self._trainable.values(state.mean)
         self._serve(state.version, values, state.standing)
 
@@ -151,7 +152,8 @@ class Learning:
         exercises += self._replayed(len(tasks))
         lessons, references = self._sampled(exercises, update)
         self._count(updates=1)
-        if self._kl.observe(max(update.kl_frozen or 0.0, update.kl_served or 0.0)) == "restore":
+        divergences = (update.kl_frozen or 0.0, update.kl_served or 0.0)
+        if self._kl.observe(max(divergences) if all(map(math.isfinite, divergences)) else math.inf) == "restore":
             self._put_back()
             lessons, references = self._sampled(exercises, update)
         elif not self._kl.state()["count"]:

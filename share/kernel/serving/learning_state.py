@@ -7,6 +7,7 @@ kept: the one that is committed, and the one being committed. No text and no pix
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ def write_state(directory: Path, identity: str, state: LearningState) -> None:
 
 def read_state(directory: Path, identity: str, name: str) -> LearningState:
     """The state of that name. Raises CheckpointError when it is not there, damaged, or of another policy."""
-    number = int(name.removeprefix(_PREFIX))
+    number = _number(name)
     checkpoint = read_checkpoint(directory, identity, step=number)
     if checkpoint is None:
         raise CheckpointError(f"{directory}: {name} is not there; remove the directory to begin anew")
@@ -103,4 +104,16 @@ def read_state(directory: Path, identity: str, name: str) -> LearningState:
     )
 
 
-__all__ = ["LearningState", "read_state", "write_state"]
+def remove_uncommitted(directory: Path, name: str | None) -> None:
+    """Remove the states after this one, which a worker wrote and never committed; all of them for None."""
+    committed = _number(name) if name is not None else 0
+    for path in directory.glob("step_*"):
+        if int(path.name.removeprefix("step_")) > committed:
+            shutil.rmtree(path)
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix(_PREFIX))
+
+
+__all__ = ["LearningState", "read_state", "remove_uncommitted", "write_state"]

@@ -22,7 +22,7 @@ from share.kernel.contracts.vision import PIXELS_MAX
 from share.kernel.errors import PixelisError, UpdateRefused
 from share.kernel.registry import load_registry
 from share.kernel.serving.learning import Learning, Update
-from share.kernel.serving.learning_state import read_state, write_state
+from share.kernel.serving.learning_state import read_state, remove_uncommitted, write_state
 from share.kernel.serving.lessons import Agreement
 from share.kernel.serving.update_config import UpdateConfig
 from share.kernel.serving.update_task import LEARN, RESTORE, LearnTask, Outcome, RestoreTask, UpdateResult
@@ -62,6 +62,7 @@ class UpdateWorker:
 
     def take_over(self, version: str | None) -> None:
         """Raises CheckpointError when that state is not there, damaged, or of another policy."""
+        remove_uncommitted(self._states, version)
         if version is not None:
             self._learning.take_up(read_state(self._states, self._learning.identity, version))
 
