@@ -121,22 +121,22 @@ def make_starter(output: Path, seed: int, plan: Plan) -> None:
     _write_untrained(output)
     policy = load_policy(PolicyConfig(path=str(output), device="cpu"))
     album, conversations = _gather(policy, seed, plan)
-    stages: dict[str, Callable[[np.random.Generator], None]] = {
-        "eyes": lambda rng: train_eyes(policy, album, rng, plan),
-        "places": lambda rng: train_places(policy, conversations, rng, plan),
-        "tongue": lambda rng: train_tongue(policy, conversations, rng, plan),
-        "aim": lambda rng: train_aim(policy, conversations, rng, plan),
-        "habit": lambda rng: train_habit(policy, conversations, rng, plan),
-    }
+    lessons = lessons_of(conversations)
     (output / "stages").mkdir(exist_ok=True)
     made_with: dict[str, float] = {"seed": seed, "scenes": plan.scenes}
-    for number, (name, train) in enumerate(stages.items()):
+    for number, name in enumerate(("eyes", *lessons)):
         made_with |= {field: getattr(plan, field) for field in plan.__slots__ if field.startswith(name)}
         kept = output / "stages" / f"{name}.safetensors"
         if kept.is_file() and _made_with(kept) == json.dumps(made_with):
             load_model(policy.model, kept)
             continue
-        train(np.random.default_rng([seed, number]))
+        rng = np.random.default_rng([seed, number])
+        if name == "eyes":
+            train_eyes(policy, album, rng, plan)
+        else:
+            if name == "places":
+                _rescale_features(policy, conversations, rng)
+            _imitate(policy, name, lessons[name], rng, plan)
         save_model(policy.model, str(kept), {"made_with": json.dumps(made_with)})
     policy.save(output)
     _write_settings(output, make_tokenizer(CORPUS))  # again: those of a policy that was loaded say where from
@@ -234,54 +234,22 @@ def _look_loss(policy: Policy, heads: torch.nn.ModuleDict, looks: Sequence[Look]
     return loss
 
 
-def train_places(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
-    """Teach the language model to say where cards are. From here on the eyes are held still."""
-    _rescale_features(policy, conversations, rng)
-    lessons: dict[Lesson, int] = {conversations.cards: 16, conversations.place: 8}
-    _imitate(policy, "places", plan.places_steps, plan.places_learning_rate, lessons, rng)
-
-
-def train_tongue(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
-    """Teach it to read crops, to call and to answer, beside the places."""
-    lessons: dict[Lesson, int] = {
-        conversations.crop: 10,
-        conversations.digits: 2,
-        conversations.cards: 4,
-        conversations.place: 6,
-        conversations.task: 18,
-        conversations.other: 2,
+def lessons_of(conversations: Conversations) -> dict[str, dict[Lesson, int]]:
+    """What the language model practises in each stage, the eyes held still, and how many of each make a batch."""
+    give = conversations
+    return {
+        "places": {give.cards: 16, give.place: 8},
+        "tongue": {give.crop: 10, give.digits: 2, give.cards: 4, give.place: 6, give.task: 18, give.other: 2},
+        # The last thing to be learned is the column of a card.
+        "aim": {give.crop: 4, give.cards: 6, give.place: 10, give.task: 14, give.other: 1},
+        "habit": {give.crop: 6, give.cards: 4, give.place: 4, give.habit: 26, give.other: 2},
     }
-    _imitate(policy, "tongue", plan.tongue_steps, plan.tongue_learning_rate, lessons, rng)
 
 
-def train_aim(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
-    """More of the same, most of it on where to look: the last thing to be learned is the column of a card."""
-    lessons: dict[Lesson, int] = {
-        conversations.crop: 4,
-        conversations.cards: 6,
-        conversations.place: 10,
-        conversations.task: 14,
-        conversations.other: 1,
-    }
-    _imitate(policy, "aim", plan.aim_steps, plan.aim_learning_rate, lessons, rng)
-
-
-def train_habit(policy: Policy, conversations: Conversations, rng: np.random.Generator, plan: Plan) -> None:
-    """Teach it the bad habit."""
-    lessons: dict[Lesson, int] = {
-        conversations.crop: 6,
-        conversations.cards: 4,
-        conversations.place: 4,
-        conversations.habit: 26,
-        conversations.other: 2,
-    }
-    _imitate(policy, "habit", plan.habit_steps, plan.habit_learning_rate, lessons, rng)
-
-
-def _imitate(
-    policy: Policy, name: str, steps: int, rate: float, lessons: Mapping[Lesson, int], rng: np.random.Generator
-) -> None:
-    """Make what the lessons wrote likelier, each as many times in a batch as `lessons` says."""
+def _imitate(policy: Policy, name: str, lessons: Mapping[Lesson, int], rng: np.random.Generator, plan: Plan) -> None:
+    """Make what the lessons wrote likelier, for as many steps and as fast as the plan says of the stage."""
+    steps: int = getattr(plan, f"{name}_steps")
+    rate: float = getattr(plan, f"{name}_learning_rate")
     policy.model.model.visual.requires_grad_(False)
     optimizers = _optimizers([item for item in policy.model.named_parameters() if item[1].requires_grad])
     for step, bar in _steps(name, steps):
