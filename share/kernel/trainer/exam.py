@@ -45,7 +45,10 @@ class Exam:
                 played = teacher_forced(policy, prompt, demonstration, operator)
                 self._questions.append(_Question(prompt, demonstration, played))
         if not self._questions:
-            raise TaskError(f"task: {type(task).__name__} demonstrates none of its held-out prompts")
+            raise TaskError(
+                f"task: {type(task).__name__} demonstrates none of its held-out prompts, so nothing can be imitated; "
+                "name another task, or give the lines of a JSONL file their `calls`"
+            )
 
     def take(
         self, config: RolloutConfig, seed: int, prompts_per_forward: int, layout: Layout
