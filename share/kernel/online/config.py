@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from share.kernel.config import Choice, ConfigModel, choice
 from share.kernel.online.alerts import AlertsConfig
 from share.kernel.policy.loading import PolicyConfig
+from share.kernel.report.trackers import Trackers
 from share.kernel.serving.admission import AdmissionConfig
 from share.kernel.serving.batching import BatchingConfig
 from share.kernel.serving.engine_config import EngineConfig
@@ -56,6 +57,11 @@ class OnlineConfig(ConfigModel):
     """The process that makes them."""
     alerts: AlertsConfig = AlertsConfig()
     """When somebody should look."""
+    trackers: Trackers = ("auto",)
+    """Trackers of accelerate (tensorboard, wandb, …) that are told how the service does; `auto`: those of the two that
+    are installed."""
+    track_every_s: float = Field(default=10.0, ge=0.1)
+    """Seconds between two times that they are told."""
 
     @model_validator(mode="before")
     @classmethod

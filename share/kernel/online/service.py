@@ -15,6 +15,8 @@ from share.kernel.online.http import make_app
 from share.kernel.online.listening import Listening, bound, url_of
 from share.kernel.online.metrics import Metrics
 from share.kernel.online.pictures import Painter
+from share.kernel.online.tracking import Tracker
+from share.kernel.report.trackers import Tracking
 from share.kernel.serving.admission import Places, TokenBuckets
 from share.kernel.serving.engine import InferenceEngine
 from share.kernel.serving.keys import KeyStore
@@ -49,6 +51,10 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
         )
         opened.callback(engine.close)
         opened.callback(_report, run, engine)
+        tracking = Tracking(config.trackers, run.run_dir, run.run_id, dry_run=run.dry_run)
+        run.metrics["trackers"] = list(tracking.names)
+        tracker = Tracker(tracking, engine.get_statistics, run.logger, every_s=config.track_every_s)
+        opened.callback(tracker.close)
         door = _door(config, run, keys, engine)
         server = Listening(make_app(door), listening, drain_s=config.drain_s)
         opened.callback(server.close)  # before the engine is: what is being answered is finished

@@ -15,8 +15,8 @@ from share.kernel.policy.logprobs import Layout
 from share.kernel.policy.losses import Variant
 from share.kernel.policy.orchestrator import Normalization
 from share.kernel.policy.rollout import RolloutConfig
+from share.kernel.report.trackers import Trackers
 from share.kernel.trainer.alarms import AlarmConfig
-from share.kernel.trainer.monitor import Trackers
 from share.kernel.trainer.optimization import OptimizationConfig
 
 ZOOM_IN = {"name": "ZOOM_IN", "side_min": 56, "side_max": 56}

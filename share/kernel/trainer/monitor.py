@@ -6,38 +6,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Self
 
-from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
-from accelerate.utils import LoggerType, ProjectConfiguration
-from pydantic import AfterValidator
 from tqdm import tqdm
 
 from share.kernel.contracts.run import RunContext
+from share.kernel.report.trackers import Tracking
 
 LINE_EVERY_S = 10.0
 """Without a terminal the bar is replaced by one line at most this often."""
-
-
-AUTOMATIC = ("tensorboard", "wandb")
-"""Trackers that `auto` uses where they are installed."""
-
-
-def _known(trackers: tuple[str, ...]) -> tuple[str, ...]:
-    for name in trackers:
-        if trackers != ("auto",) and name not in _installed():
-            installed = ", ".join(_installed()) or "none"
-            raise ValueError(f"no tracker {name!r} is installed; use 'auto' alone, or some of: {installed}")
-    return trackers
-
-
-def _installed() -> list[str]:
-    return sorted(str(tracker.value) for tracker in filter_trackers("all", "."))
-
-
-Trackers = Annotated[tuple[str, ...], AfterValidator(_known)]
-"""The type of a setting that names trackers."""
 
 
 class Monitor:
@@ -52,13 +29,8 @@ class Monitor:
         self._shown_at = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=not self._terminal, leave=True)
-        chosen = _chosen(trackers)
-        self.tracker_names = [str(tracker.value) for tracker in chosen]
-        self._accelerator: Accelerator | None = None
-        if chosen and not run.dry_run:
-            project = ProjectConfiguration(project_dir=str(run.run_dir), logging_dir=str(run.run_dir / "trackers"))
-            self._accelerator = Accelerator(cpu=True, log_with=chosen, project_config=project)
-            self._accelerator.init_trackers("pixelis", init_kwargs={"wandb": {"name": run.run_id}})
+        self._tracking = Tracking(trackers, run.run_dir, run.run_id, dry_run=run.dry_run)
+        self.tracker_names = self._tracking.names
 
     def __enter__(self) -> Self:
         if self._run.resume:
@@ -70,8 +42,7 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bar.close()
-        if self._accelerator is not None:
-            self._accelerator.end_training()
+        self._tracking.close()
 
     def step(self, step: int, numbers: Mapping[str, float], shown: Mapping[str, str]) -> None:
         """Record the numbers of a step everywhere; `shown` is what fits beside the bar."""
@@ -84,18 +55,11 @@ class Monitor:
             self.say(f"{self._title} {step}/{self._steps}  " + "  ".join(f"{key} {shown[key]}" for key in shown))
 
     def track(self, step: int, numbers: Mapping[str, float]) -> None:
-        if self._accelerator is not None:
-            self._accelerator.log(dict(numbers), step=step)
+        self._tracking.log(step, numbers)
 
     def say(self, line: str) -> None:
         """One line for a person, beside the bar."""
         tqdm.write(line, file=sys.stderr)
 
 
-def _chosen(trackers: Sequence[str]) -> list[LoggerType]:
-    if list(trackers) == ["auto"]:
-        return [LoggerType(name) for name in AUTOMATIC if name in _installed()]
-    return [LoggerType(name) for name in trackers]
-
-
-__all__ = ["AUTOMATIC", "LINE_EVERY_S", "Monitor", "Trackers"]
+__all__ = ["LINE_EVERY_S", "Monitor"]

@@ -12,8 +12,8 @@ from share.kernel.data.curriculum import HarmRules, StageRules
 from share.kernel.policy.loading import PolicyConfig
 from share.kernel.policy.logprobs import Layout
 from share.kernel.policy.rollout import RolloutConfig
+from share.kernel.report.trackers import Trackers
 from share.kernel.trainer.grpo_config import ZOOM_IN
-from share.kernel.trainer.monitor import Trackers
 from share.kernel.trainer.optimization import OptimizationConfig
 
 
