@@ -120,8 +120,8 @@ class Chromium:
         self.send("Input.dispatchMouseEvent", type="mousePressed", **at)
         self.send("Input.dispatchMouseEvent", type="mouseReleased", **at)
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        told = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path: Path) -> None:
+        told = self.send("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(told["data"]))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import struct
 import threading
@@ -92,6 +93,23 @@ def test_a_body_that_is_too_large_is_refused_by_what_it_says_and_by_what_it_is(s
     assert b" 413 " in status("Transfer-Encoding: chunked\r\n", chunk * 2)
 
 
+def test_a_client_that_hangs_up_is_not_answered(service: Service, registry: Registry) -> None:
+    messages, _ = question(registry)
+    body = json.dumps({"model": "pixelis", "messages": messages}).encode()
+    address = urlsplit(service.url)
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {service.keys['client']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    gone = 'pixelis_http_requests_total{method="POST",route="/v1/chat/completions",status="499"}'
+    for _ in range(50):
+        with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
+            connection.sendall(head.encode() + body)
+        if gone in service.call("GET", "/metrics", key=service.keys["viewer"]).body.decode():
+            return
+    raise AssertionError("every answer was written for nobody")
+
+
 def test_broken_json_and_a_wrong_type_are_422(service: Service) -> None:
     for body in (b"{", b"\xff\xfe", b"[]", b'"x"', b'{"\\ud800": 1}', b"nul", b""):
         answer = service.call("POST", "/v1/chat/completions", body, key=service.keys["client"])
@@ -149,7 +167,7 @@ def test_metrics_count_it_all_and_hold_no_path_that_a_caller_made_up(service: Se
     for line in (
         'pixelis_http_requests_total{method="POST",route="/v1/chat/completions",status="429"}',
         'pixelis_http_requests_total{method="POST",route="/v1/chat/completions",status="200"}',
-        "pixelis_num_requests_open 0.0",
+        "pixelis_num_requests_running 0.0",
         "pixelis_num_requests_waiting 0.0",
         "pixelis_e2e_request_latency_seconds_bucket",
         'pixelis_expert_weight{expert="frozen"}',

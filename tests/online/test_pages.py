@@ -1,6 +1,6 @@
 """The pages in a real browser: signing in, looking, and deciding with mouse and keyboard.
 
-`SCREENSHOTS=docs/images` writes the pictures of docs/online.md anew.
+`SCREENSHOTS=docs/images` writes the picture of the queue in docs/online.md anew; that of the overview is of the demo.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def queued(service: Service, registry: Registry) -> int:
     return before + 3
 
 
-def picture(browser: Chromium, name: str, *, whole: bool = False) -> None:
+def picture(browser: Chromium, name: str) -> None:
     if PICTURES is not None:
-        browser.screenshot(Path(PICTURES) / name, whole=whole)
+        browser.screenshot(Path(PICTURES) / name)
 
 
 def test_a_wrong_key_is_told_and_lets_nobody_in(browser: Chromium, service: Service) -> None:
@@ -86,7 +86,6 @@ def test_an_operator_stops_learning_and_lets_it_go_on(browser: Chromium, service
     browser.click("form[action='/actions/learning_off'] button")
     browser.wait_for("document.querySelector(\"form[action='/actions/learning_on']\") !== null")
     assert service.call("GET", "/health/ready").json["adaptation"] == "off"
-    picture(browser, "online-overview.png", whole=True)
 
 
 def test_a_reviewer_sees_image_boxes_and_votes_and_decides_with_keys_and_mouse(

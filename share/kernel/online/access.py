@@ -6,7 +6,9 @@ holds them to it: 401 without a key, 403 for a role that may not, 429 above the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -20,16 +22,24 @@ from share.kernel.serving.keys import ROLES, ApiKey, Role
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Receive = Callable[[], Awaitable[Any]]
 
-_ROLES = "pixelis_roles"
+BODY_TIMEOUT_S = 30.0
+"""Seconds that a caller may pause while sending a body."""
+
+_ROLES, _HAS_PLACES = "pixelis_roles", "pixelis_has_places"
 LOOKERS: tuple[Role, ...] = ("viewer", "reviewer", "operator", "admin")
 """Who may see how the service does."""
 
 
-def allow(*roles: Role) -> Callable[[Endpoint], Endpoint]:
-    """Marks an endpoint as open to these roles; to everybody, without a key, when none is named."""
+def allow(*roles: Role, has_places: bool = False) -> Callable[[Endpoint], Endpoint]:
+    """Marks an endpoint as open to these roles; to everybody, without a key, when none is named.
+
+    With `has_places`, no more calls are under way at the same time than `admission.requests_max`: 429 before the body
+    is read.
+    """
 
     def mark(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _ROLES, tuple(role for role in ROLES if role in roles))
+        setattr(endpoint, _HAS_PLACES, has_places)
         return endpoint
 
     return mark
@@ -40,6 +50,7 @@ class Guarded(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
         self.roles: tuple[Role, ...] = getattr(endpoint, _ROLES)
+        self.has_places: bool = getattr(endpoint, _HAS_PLACES)
         if self.roles:
             extra = {"security": [{"key": []}], "x-roles": list(self.roles), **(settings.get("openapi_extra") or {})}
             settings["openapi_extra"] = extra
@@ -53,7 +64,8 @@ class Guarded(APIRoute):
             if self.roles:
                 request.state.key = _admitted(door, request, self.roles)
             limit = door.config.admission.body_bytes_max
-            return await handle(Request(request.scope, _within(request, limit)))
+            with door.places.one() if self.has_places else nullcontext():
+                return await handle(Request(request.scope, _within(request, limit)))
 
         return guarded
 
@@ -77,16 +89,22 @@ def _admitted(door: Door, request: Request, roles: tuple[Role, ...]) -> ApiKey:
 
 
 def _within(request: Request, bytes_max: int) -> Receive:
-    """The body of a request while it is not too large, whatever its header says."""
-    receive, so_far = request.receive, 0
+    """The body of a request while it is not too large, whatever its header says, and while it comes."""
+    receive, so_far, is_whole = request.receive, 0, False
     said = request.headers.get("content-length", "")
 
     async def limited() -> Any:
-        nonlocal so_far
+        nonlocal so_far, is_whole
+        if is_whole:
+            return await receive()  # who has sent all may be silent for as long as they like
         if said.isdecimal() and int(said) > bytes_max:
             raise _too_large(bytes_max)
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), BODY_TIMEOUT_S)
+        except TimeoutError as error:
+            raise Refusal(408, "slow_body", f"nothing more of the body came for {BODY_TIMEOUT_S:.0f} s") from error
         so_far += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
         if so_far > bytes_max:
             raise _too_large(bytes_max)
         return message
@@ -98,4 +116,4 @@ def _too_large(bytes_max: int) -> Refusal:
     return Refusal(413, "too_large", f"the body has more than {bytes_max:,} bytes; send fewer or smaller images")
 
 
-__all__ = ["LOOKERS", "Guarded", "allow", "key_of"]
+__all__ = ["BODY_TIMEOUT_S", "LOOKERS", "Guarded", "allow", "key_of"]

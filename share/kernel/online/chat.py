@@ -50,37 +50,36 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_REFUSALS)
-@allow("client", "admin")
+@allow("client", "admin", has_places=True)
 async def complete(asked: ChatRequest, request: Request) -> Response:
     """Answer a question about images. With `stream`, as server-sent events that end with `[DONE]`."""
     door = door_of(request)
-    with door.places.one():
-        question = await run_in_threadpool(_admitted, door, asked, key_of(request).id)
-        follower = _Follower(asyncio.get_running_loop())
-        future = door.engine.submit(question, follower)
-        door.metrics.begun(future)
-        future.add_done_callback(follower.ended)
-        gone = asyncio.ensure_future(_left(request))
-        try:
-            event: str | Action | None = ""
-            while event is not None:
-                coming = asyncio.ensure_future(follower.events.get())
-                await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    follower.is_gone = True
-                    return Response(status_code=CLIENT_GONE)
-                event = coming.result()
-                if asked.stream and event is not None:
-                    events = _events(asked, question.trace_id, follower, future, event)
-                    return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
-            reply = future.result()  # raises what became of it
-            if asked.stream:
-                events = _events(asked, question.trace_id, follower, future, None)
+    question = await run_in_threadpool(_admitted, door, asked, key_of(request).id)
+    follower = _Follower(asyncio.get_running_loop())
+    future = door.engine.submit(question, follower)
+    door.metrics.begun(future)
+    future.add_done_callback(follower.ended)
+    gone = asyncio.ensure_future(_left(request))
+    try:
+        event: str | Action | None = ""
+        while event is not None:
+            coming = asyncio.ensure_future(follower.events.get())
+            await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                follower.is_gone = True
+                return Response(status_code=CLIENT_GONE)
+            event = coming.result()
+            if asked.stream and event is not None:
+                events = _events(asked, question.trace_id, follower, future, event)
                 return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
-            return JSONResponse(_completion(reply).model_dump(mode="json"))
-        finally:
-            gone.cancel()
+        reply = future.result()  # raises what became of it
+        if asked.stream:
+            events = _events(asked, question.trace_id, follower, future, None)
+            return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
+        return JSONResponse(_completion(reply).model_dump(mode="json"))
+    finally:
+        gone.cancel()
 
 
 def _admitted(door: Door, asked: ChatRequest, client: str) -> Question:

@@ -5,6 +5,7 @@ What happens at the door is counted here as it happens; what the engine knows is
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -27,13 +28,12 @@ _UNKNOWN = "(none)"
 
 
 class Metrics:
-    """The metrics of one service. Thread-safe."""
+    """The metrics of one service. Thread-safe. `num_open` questions were taken and are not yet answered."""
 
     def __init__(self, statistics: Callable[[], Statistics]) -> None:
         self._registry = registry = CollectorRegistry()
         called = ["method", "route", "status"]
         self.calls = Counter("pixelis_http_requests", "Calls by route and status.", called, registry=registry)
-        self.running = Gauge("pixelis_num_requests_open", "Questions taken and not yet answered.", registry=registry)
         self.latency = _histogram("pixelis_e2e_request_latency_seconds", "From admission to the answer.", registry)
         self.queued = _histogram("pixelis_request_queue_time_seconds", "Waiting for a batch.", registry)
         self.predicted = _histogram("pixelis_request_predict_time_seconds", "In the policy.", registry)
@@ -42,11 +42,14 @@ class Metrics:
         ended = ["finished_reason"]
         self.answers = Counter("pixelis_request_success", "Answers by how they ended.", ended, registry=registry)
         self._alerts = Gauge("pixelis_alert", "1 while the alert fires.", ["alert"], registry=registry)
-        self._registry.register(_OfEngine(statistics))
+        self._lock = threading.Lock()
+        self.num_open = 0
+        registry.register(_OfEngine(statistics, lambda: self.num_open))
 
     def begun(self, future: Future[Reply]) -> None:
         """A question was taken; what becomes of it is counted."""
-        self.running.inc()
+        with self._lock:
+            self.num_open += 1
         future.add_done_callback(self._ended)
 
     def show(self, firing: Mapping[AlertName, Alert]) -> None:
@@ -59,7 +62,8 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _ended(self, future: Future[Reply]) -> None:
-        self.running.dec()
+        with self._lock:
+            self.num_open -= 1
         if future.cancelled() or future.exception() is not None:
             return
         reply = future.result()
@@ -102,8 +106,9 @@ class Counted:
 class _OfEngine(Collector):
     """What an engine says of itself, when it is asked."""
 
-    def __init__(self, statistics: Callable[[], Statistics]) -> None:
+    def __init__(self, statistics: Callable[[], Statistics], num_open: Callable[[], int]) -> None:
         self._statistics = statistics
+        self._num_open = num_open
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: asking the engine before it is scraped is not needed."""
@@ -113,6 +118,8 @@ class _OfEngine(Collector):
         told = self._statistics()
         requests, learning, releases, evidence = told.requests, told.learning, told.releases, told.evidence
         waiting = requests.waiting
+        running = max(0, self._num_open() - waiting)
+        yield GaugeMetricFamily("pixelis_num_requests_running", "Questions that are being answered.", running)
         yield GaugeMetricFamily("pixelis_num_requests_waiting", "Questions that wait for a batch.", waiting)
         yield _counter("pixelis_failed_requests", "Questions that failed.", requests.failed)
         yield _counters("pixelis_answers", "Answers by whose it is.", "expert", requests.by_expert)

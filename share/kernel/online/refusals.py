@@ -132,8 +132,8 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        trace = "".join(traceback.format_exception(error))
-        door_of(request).logger.error("http_error", f"{type(error).__name__}: {error}", status=500, traceback=trace)
+        where = "".join(traceback.format_tb(error.__traceback__))  # without its message: it may hold what a user sent
+        door_of(request).logger.error("http_error", type(error).__name__, status=500, traceback=where)
         return _response(500, told(500, _INTERNAL, "internal_error"))
 
 
