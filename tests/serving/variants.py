@@ -9,7 +9,7 @@ import torch
 from share.kernel.contracts.serving import Request
 from share.kernel.contracts.task import Prompt
 from share.kernel.contracts.trajectory import Trajectory
-from share.kernel.media.operator import Operator
+from share.kernel.media.operator import Limits, Operator
 from share.kernel.operation.zoom_in import ZoomIn, ZoomInConfig
 from share.kernel.policy.loading import Policy
 from share.kernel.policy.rollout import Rollout, RolloutConfig, RolloutKey, rollout
@@ -19,7 +19,9 @@ ALONE = RolloutConfig(group_size=1, turns_max=3, tokens_max=96, temperature=0.0)
 
 
 def zooming(policy: Policy) -> Operator:
-    return Operator({"ZOOM_IN": ZoomIn(ZoomInConfig(side_min=56, side_max=56))}, fit=policy.fit)
+    """Operations without a time limit that a busy machine could reach."""
+    zoom = ZoomIn(ZoomInConfig(side_min=56, side_max=56))
+    return Operator({"ZOOM_IN": zoom}, Limits(timeout_s=120.0), fit=policy.fit)
 
 
 def variant(policy: Policy, seed: int, scale: float = 0.4) -> dict[str, torch.Tensor]:

@@ -107,6 +107,7 @@ class SharedFlight:
         self.features: dict[bytes, torch.Tensor] = {}
         self.decoder: Decoder | None = None
         self.is_direct = how_rollouts_run(policy) == "direct"
+        self.logits = torch.empty(0)
         self.decoding: list[_Row] = []
         self.acting: list[_Row] = []
 

@@ -150,6 +150,7 @@ class Batcher:
         self._predict_s = 0.0
         self._threads = ThreadPoolExecutor(config.operation_threads, thread_name_prefix="operation")
         self._openers = ThreadPoolExecutor(config.operation_threads, thread_name_prefix="open")
+        self._frozen_eye = open_flight(served.frozen().policy, operator, self._threads, self._wake)
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
@@ -261,7 +262,7 @@ class Batcher:
         return stale
 
     def _take_joining(self) -> list[_Waiting]:
-        """Requests that begin now, oldest first."""
+        """Requests that begin now, oldest first; one whose large image is still being fitted is overtaken."""
         room = self.config.rows_max - self._num_running
         ready = [waiting for waiting in self._waiting if waiting.opening.done()]
         for waiting in ready:
@@ -336,8 +337,7 @@ class Batcher:
         elif aloft.served.sees_as_frozen:
             waiting.visual_embedding = _pooled(aloft.flight.image_features(images))
         else:
-            flight = open_flight(frozen, self.operator, self._threads, self._wake)
-            waiting.visual_embedding = _pooled(flight.image_features(images))
+            waiting.visual_embedding = _pooled(self._frozen_eye.image_features(images))
 
     def _step(self, aloft: _Aloft) -> None:
         try:

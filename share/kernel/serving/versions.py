@@ -254,7 +254,7 @@ class _Pointer(BaseModel):
 
 
 def _record(tensor: torch.Tensor) -> TensorRecord:
-    raw = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
+    raw = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
     return TensorRecord(
         dtype=str(tensor.dtype).removeprefix("torch."),
         shape=tuple(tensor.shape),
