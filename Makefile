@@ -15,6 +15,7 @@ test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): some minutes, and about 2 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[$(ACCELERATOR),dev]'

@@ -71,6 +71,8 @@ class FaissIndex:
     effort: Effort = Effort(1, 10)
     effort_limit: int = 1
     recall: float | None = None
+    stored: NDArray[np.uint8] | None = None
+    """The bytes that an index which was loaded looks at in place: they live as long as it does."""
     _parameters: dict[int, Any] = field(default_factory=dict)
     _of_thread: threading.local = field(default_factory=threading.local)
 
@@ -155,11 +157,15 @@ def load(content: memoryview, kinds: Sequence[str]) -> FaissIndex:
             offset += 8 * count
         else:
             rows_N = np.arange(first, first + count)
-        index = faiss.deserialize_index(np.frombuffer(content, np.uint8, offset=offset))
+        stored = np.frombuffer(content, np.uint8, offset=offset)
+        reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(stored), stored.nbytes)
+        index = faiss.read_index(reader)
     except (struct.error, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise IndexUnavailable(f"not an index that was saved here: {error}") from error
     effort = Effort(about["probes"], about["candidates"])
-    return FaissIndex(about["kind"], index, rows_N, about["is_exact"], effort, about["effort_limit"], about["recall"])
+    return FaissIndex(
+        about["kind"], index, rows_N, about["is_exact"], effort, about["effort_limit"], about["recall"], stored
+    )
 
 
 def check_vectors(vectors_ND: NDArray[np.generic], rows_N: NDArray[np.int64], needed: int = 1) -> None:
