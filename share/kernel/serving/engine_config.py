@@ -42,7 +42,7 @@ class EngineConfig(ConfigModel):
     """How similar ones are found."""
     redaction: RedactionConfig = RedactionConfig()
     """Which personal data is replaced before anything is kept."""
-    neighbors: int = Field(default=8, ge=1, le=256)
+    neighbors: int = Field(default=5, ge=1, le=256)
     """Similar experiences that are asked for each request."""
     similarity_min: float = Field(default=0.8, ge=-1.0, le=1.0)
     """Cosine below which an experience is not similar and has no vote."""

@@ -145,8 +145,10 @@ class Reviews:
         with self._lock:
             unsettled = self._queue.unsettled()
             self._evidence.keep_only([each.task_id for each in unsettled])
+            can_send = self._updates.state in ("on", "no_audit_log")
             for decision in unsettled:
-                if decision.task_id not in self._sent:
+                is_waiting = self._evidence.has(decision.task_id) and not can_send  # only its update is left
+                if decision.task_id not in self._sent and not is_waiting:
                     self._carried_out(decision)
 
     def updated(self, update_id: str, *, is_done: bool) -> None:
