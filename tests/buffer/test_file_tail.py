@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -96,6 +97,7 @@ def test_every_flipped_byte_is_found_and_salvaged_around(tmp_path: Path) -> None
     fill(whole, range(13, 15), range(15, 17), close=True)
     all_of = [*numbered(*range(1, 17)), (17, b"")]
     assert told(whole) == all_of
+    before = len(os.listdir("/proc/self/fd"))
     for number, path in enumerate(segments(whole)):
         content = path.read_bytes()
         end = -(-len(content.rstrip(b"\0")) // 8) * 8
@@ -125,6 +127,7 @@ def test_every_flipped_byte_is_found_and_salvaged_around(tmp_path: Path) -> None
                 assert not any(finding.is_loss for finding in findings), where
                 assert kept in (all_of, all_of[:-1]), where  # nobody was told of the CLOSE
             shutil.rmtree(flipped)
+    assert len(os.listdir("/proc/self/fd")) == before, "whatever was refused left no file open"
 
 
 def test_damage_before_the_last_batch_is_not_taken_for_a_torn_tail(tmp_path: Path) -> None:

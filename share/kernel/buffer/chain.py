@@ -48,7 +48,11 @@ class Chain:
         self.files = OpenFiles(directory, disk)
         self._is_followed = is_followed
         self._position = (0, 0, 0)  # sequence, ordinal and offset where the last scan stopped
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            self.files.forget()
+            raise
 
     def refresh(self) -> None:
         """Look what segments there are. Raises BufferCorrupt, BufferUnavailable."""
