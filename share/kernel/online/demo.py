@@ -2,7 +2,7 @@
 
 The stream is `zoom_digits`: read the digit on the card of a colour. The shipped starter mostly zooms on the empty
 middle and guesses. While the stream goes on, more cards lie in the scene and farther from where they are expected, and
-it grows dark. Everything goes through the door, over HTTP and with keys, as users would do it. Each question is asked
+it grows darker. Everything goes through the door, over HTTP and with keys, as users would do it. Each question is asked
 once, and answered before anything is learned of it.
 """
 
@@ -31,7 +31,7 @@ TASK = "zoom_digits"
 LEVELS = ((0, "few cards, by daylight"), (1, "more cards, farther off"), (2, "many cards, and blanks"))
 """Difficulties of the task in the order of the stream, a third of it each."""
 
-DUSK = 0.4
+DUSK = 0.8
 """How bright the last picture is, against the first; it darkens evenly."""
 
 WINDOW = 20

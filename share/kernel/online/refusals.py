@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from share.kernel.errors import (
     AuditUnavailable,
+    BufferProblem,
     DeadlineExceeded,
     EngineClosed,
     KeyProblem,
@@ -40,6 +41,7 @@ _STATUSES: dict[type[PixelisError], tuple[int, str]] = {
     KeyRefused: (401, "invalid_api_key"),
     UnknownKey: (404, "unknown_key"),
     KeyProblem: (409, "key"),
+    BufferProblem: (503, "buffer"),
     UnknownTrace: (404, "unknown_trace"),
     UnknownReview: (404, "unknown_review"),
     ReviewConflict: (409, "review_conflict"),

@@ -185,7 +185,10 @@ def charts(history: list[Look]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     for title, unit, series in lines:
         values = [value for each in series.values() for value in each if value is not None]
         if values:
-            newest = ", ".join(f"{each[-1]:.3g}" for each in series.values() if each[-1] is not None)
+            now = [each[-1] for each in series.values()]
+            newest = ", ".join(
+                f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in now if value is not None
+            )
             top = max(max(values), 1e-9)
             polylines = [(name, points(each, top)) for name, each in series.items()]
             drawn.append((title, f"{newest} {unit}".strip(), polylines))
