@@ -110,6 +110,15 @@ def test_a_client_that_hangs_up_is_not_answered(service: Service, registry: Regi
     raise AssertionError("every answer was written for nobody")
 
 
+def test_an_id_that_was_never_given_out_is_a_mistake_of_the_caller(service: Service, registry: Registry) -> None:
+    messages, _ = question(registry)
+    service.client().chat.completions.create(model="pixelis", messages=messages)  # type: ignore[call-overload]
+    for trace_id, status in (("never", 404), ("x" * 40, 404), ("x" * 41, 422), ("ü" * 30, 422), ("", 422)):
+        said = {"trace_id": trace_id, "correct": True}
+        assert service.call("POST", "/v1/feedback", said, key=service.keys["client"]).status == status, trace_id
+    assert service.call("GET", f"/v1/reviews/{'x' * 41}", key=service.keys["reviewer"]).status == 422
+
+
 def test_broken_json_and_a_wrong_type_are_422(service: Service) -> None:
     for body in (b"{", b"\xff\xfe", b"[]", b'"x"', b'{"\\ud800": 1}', b"nul", b""):
         answer = service.call("POST", "/v1/chat/completions", body, key=service.keys["client"])

@@ -42,7 +42,11 @@ def counts(service: Service) -> dict[str, int]:
 
 @pytest.fixture
 def queued(service: Service, registry: Registry) -> int:
-    """Three answers more wait for review; says how many in all."""
+    """Three answers wait for review, and no others; says how many."""
+    reviewer = service.keys["reviewer"]
+    while waiting := service.call("POST", "/v1/reviews/lease", {"num_items": 20}, key=reviewer).json["reviews"]:
+        for item in waiting:
+            service.call("POST", f"/v1/reviews/{item['task_id']}/decision", {"approved": True}, key=reviewer)
     before = counts(service)["audit"]
     for number in (11, 12, 13):
         messages, _ = question(registry, number)

@@ -14,7 +14,7 @@ from share.kernel.media.image import encode_image
 from share.kernel.online.access import Guarded, allow, key_of
 from share.kernel.online.door import door_of
 from share.kernel.online.refusals import ErrorReply
-from share.kernel.online.wire import Feedback, OperationUsed, Recorded, Wire
+from share.kernel.online.wire import TRACE_ID, Feedback, OperationUsed, Recorded, Wire
 from share.kernel.serving.review_item import Effect, ReviewItem
 
 LEASE_MAX = 20
@@ -24,7 +24,7 @@ ANSWER_CHARACTERS_MAX = 2_000
 
 router = APIRouter(route_class=Guarded, tags=["reviews"])
 
-TaskId = Annotated[str, Path(min_length=1, max_length=80)]
+TaskId = Annotated[str, Path(pattern=TRACE_ID)]
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply} for status in (401, 403, 404, 409, 413, 422, 429, 503)

@@ -6,6 +6,7 @@ send. A form that changes something must also come from a page of this site.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from share.kernel.online.access import LOOKERS
 from share.kernel.online.alerts import Look
 from share.kernel.online.door import door_of
 from share.kernel.online.refusals import status_of
+from share.kernel.online.wire import TRACE_ID
 from share.kernel.serving.keys import ApiKey, Role
 
 COOKIE = "pixelis_key"
@@ -139,6 +141,8 @@ async def decide(task_id: str, request: Request) -> Response:
     door, key = door_of(request), _visitor(request, REVIEWERS)
     if isinstance(key, Response):
         return key
+    if re.fullmatch(TRACE_ID, task_id) is None:
+        return _problem(request, key, 404, "there is no such review")
     form = await _form(request)
     if form.get("decision") not in ("approve", "reject"):
         return _problem(request, key, 422, "the form says neither approve nor reject")

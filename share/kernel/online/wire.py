@@ -17,6 +17,9 @@ from share.kernel.contracts.voting import AnswerType
 MODEL = "pixelis"
 """The one model there is."""
 
+TRACE_ID = r"^[0-9A-Za-z_.:-]{1,40}$"
+"""What names an answer and its review."""
+
 SUBJECT_CHARACTERS_MAX = 200
 SEED_MAX = 2**32 - 1
 
@@ -273,7 +276,7 @@ class Models(Wire):
 class Feedback(Wire):
     """What a client says of an answer that it got."""
 
-    trace_id: str = Field(min_length=1, max_length=80)
+    trace_id: str = Field(pattern=TRACE_ID)
     correct: bool
     answer: str | None = Field(default=None, max_length=2_000)
     """The right answer, where it is known."""
@@ -288,6 +291,7 @@ __all__ = [
     "MODEL",
     "SEED_MAX",
     "SUBJECT_CHARACTERS_MAX",
+    "TRACE_ID",
     "AnswerMessage",
     "Asked",
     "ChatChunk",
