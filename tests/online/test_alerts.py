@@ -80,7 +80,7 @@ def names(now: Statistics, before: Statistics | None = None, usual: Usual | None
     [
         (told(kl=0.2), told(kl=0.21), "kl"),
         (told(confirmed=240), told(confirmed=241), "update_rate"),
-        (told(waiting=64), told(waiting=65), "queue"),
+        (told(waiting=12), told(waiting=13), "queue"),
         (told(95, failed=5), told(94, failed=6), "error_rate"),
         (told(0, failed=19), told(0, failed=20), "error_rate"),
     ],
@@ -145,11 +145,11 @@ def test_an_alert_is_told_when_it_begins_and_when_it_ends(
     logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
     config = with_webhook(address)
     watch = Watch(config, lambda: stream.statistics, logger, shown.append, stream.clock)
-    for waiting in (0, 65, 70, 64):
+    for waiting in (0, 13, 70, 12):
         stream.look(watch, told(waiting=waiting))
     logger.close()
     assert [(each["alert"], each["state"], each["value"]) for each in received] == [
-        ("queue", "firing", 65),
+        ("queue", "firing", 13),
         ("queue", "resolved", 70),
     ]
     assert [list(each) for each in shown] == [[], ["queue"], ["queue"], []]

@@ -50,7 +50,7 @@ def test_read_only_questions_leave_every_file_as_it_was(service: Service, regist
 def test_sigterm_finishes_what_is_being_answered_and_what_was_kept_is_there_again(
     tmp_path: Path, registry: Registry
 ) -> None:
-    running = start(tmp_path, "batching.rows_max=1", "read_only=true")
+    running = start(tmp_path, "batching.rows_max=1", "admission.requests_max=12", "read_only=true")
     running.make_keys()
     statuses: Counter[int | str] = Counter()
 

@@ -6,6 +6,7 @@ import base64
 import io
 import struct
 import zlib
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from share.kernel.errors import MediaError, TooManyRequests
+from share.kernel.errors import MediaError, ServiceFull, TooManyRequests
 from share.kernel.media.image import encode_image
 from share.kernel.serving.admission import Places, TokenBuckets, decode_image
 
@@ -79,6 +80,16 @@ def test_a_place_is_given_back_also_after_an_error() -> None:
         work(ZeroDivisionError())
     with places.one():
         assert places.num_taken == 1
+    assert places.num_taken == 0
+
+
+def test_a_place_is_kept_until_what_was_begun_in_it_is_done() -> None:
+    places, answer = Places(1), Future[str]()
+    with places.one() as place:
+        place.until(answer)
+    with pytest.raises(ServiceFull, match="1 questions are being answered already"):
+        places.one().__enter__()
+    answer.set_result("7")
     assert places.num_taken == 0
 
 

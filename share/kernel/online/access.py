@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from share.kernel.errors import KeyRefused
 from share.kernel.online.door import Door, door_of
 from share.kernel.online.refusals import Refusal
+from share.kernel.serving.admission import Place
 from share.kernel.serving.keys import ROLES, ApiKey, Role
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -64,7 +65,7 @@ class Guarded(APIRoute):
             if self.roles:
                 request.state.key = _admitted(door, request, self.roles)
             limit = door.config.admission.body_bytes_max
-            with door.places.one() if self.has_places else nullcontext():
+            with door.places.one() if self.has_places else nullcontext() as request.state.place:
                 return await handle(Request(request.scope, _within(request, limit)))
 
         return guarded
@@ -75,6 +76,13 @@ def key_of(request: Request) -> ApiKey:
     key = request.state.key
     assert isinstance(key, ApiKey), "the route is guarded"
     return key
+
+
+def place_of(request: Request) -> Place:
+    """The place that a call to an endpoint with places takes."""
+    place = request.state.place
+    assert isinstance(place, Place), "the endpoint has places"
+    return place
 
 
 def _admitted(door: Door, request: Request, roles: tuple[Role, ...]) -> ApiKey:
@@ -116,4 +124,4 @@ def _too_large(bytes_max: int) -> Refusal:
     return Refusal(413, "too_large", f"the body has more than {bytes_max:,} bytes; send fewer or smaller images")
 
 
-__all__ = ["BODY_TIMEOUT_S", "LOOKERS", "Guarded", "allow", "key_of"]
+__all__ = ["BODY_TIMEOUT_S", "LOOKERS", "Guarded", "allow", "key_of", "place_of"]

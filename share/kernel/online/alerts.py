@@ -49,7 +49,7 @@ class AlertsConfig(ConfigModel):
     """Divergence from the frozen policy, in nats per token."""
     updates_per_minute_max: float = Field(default=240.0, gt=0.0)
     """Updates that the worker confirmed in the last minute."""
-    waiting_max: int = Field(default=64, ge=1)
+    waiting_max: int = Field(default=12, ge=1)
     """Questions that wait for a batch."""
     error_rate_max: float = Field(default=0.05, gt=0.0, le=1.0)
     """Part of the questions that failed, of those of the last minute."""

@@ -19,7 +19,7 @@ from share.kernel.contracts.serving import Reply
 from share.kernel.contracts.serving import Request as Question
 from share.kernel.contracts.trajectory import Action
 from share.kernel.errors import EngineClosed, PixelisError
-from share.kernel.online.access import Guarded, allow, key_of
+from share.kernel.online.access import Guarded, allow, key_of, place_of
 from share.kernel.online.door import Door, door_of
 from share.kernel.online.refusals import ErrorReply, Refusal, status_of, told
 from share.kernel.online.wire import (
@@ -57,6 +57,7 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
     question = await run_in_threadpool(_admitted, door, asked, key_of(request).id)
     follower = _Follower(asyncio.get_running_loop())
     future = door.engine.submit(question, follower)
+    place_of(request).until(future)
     door.metrics.begun(future)
     future.add_done_callback(follower.ended)
     gone = asyncio.ensure_future(_left(request))

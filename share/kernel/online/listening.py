@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 BACKLOG = 512
 
+IDLE_S = 75
+"""Seconds that an idle connection stays open: longer than clients keep theirs (5 s those of httpx), or a call would now
+and then be sent into one that is just being closed."""
+
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens there; a free port when `port` is 0. Raises ConfigError."""
@@ -50,6 +54,7 @@ class Listening:
             lifespan="off",
             ws="none",
             server_header=False,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=drain_s,
         )
         self._server = uvicorn.Server(config)
@@ -68,4 +73,4 @@ class Listening:
         self._socket.close()
 
 
-__all__ = ["BACKLOG", "Listening", "bound", "url_of"]
+__all__ = ["BACKLOG", "IDLE_S", "Listening", "bound", "url_of"]

@@ -83,13 +83,18 @@ def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: Inferen
         engine=engine,
         keys=keys,
         buckets=TokenBuckets(limits.requests_per_s, limits.burst),
-        places=Places(limits.requests_max),
+        places=Places(limits.requests_max or _room(config.batching.rows_max)),
         metrics=metrics,
         watch=Watch(config.alerts, engine.get_statistics, run.logger, metrics.show, time.monotonic),
         painter=Painter(engine.policy, engine.operator),
         logger=run.logger,
         started_at=time.time(),
     )
+
+
+def _room(rows_max: int) -> int:
+    """Questions that are let in at the same time where that many are answered together."""
+    return rows_max + max(8, rows_max // 2)
 
 
 def _announce(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine, url: str) -> None:

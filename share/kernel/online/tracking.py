@@ -45,6 +45,7 @@ def figures_of(told: Statistics) -> dict[str, float]:
     }
     for expert, each in told.evidence.experts.items():
         found |= {f"accuracy/{expert}": each.accuracy, f"weight/{expert}": each.weight}
+        found[f"answers/{expert}"] = requests.by_expert.get(expert, 0)
     for step, quantiles in requests.latency.items():
         found |= {f"latency/{step}_p50_ms": quantiles.p50_ms, f"latency/{step}_p99_ms": quantiles.p99_ms}
     for name in BUFFER:
@@ -53,7 +54,6 @@ def figures_of(told: Statistics) -> dict[str, float]:
     counted: dict[str, Mapping[str, int]] = {
         "gate": learning.gate,
         "outcomes": learning.outcomes,
-        "answers": dict(requests.by_expert),
         "operations": requests.operations,
         "reviews": told.reviews,
     }

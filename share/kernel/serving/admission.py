@@ -11,14 +11,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.vision import PIXELS_MAX
-from share.kernel.errors import MediaError, TooManyRequests
+from share.kernel.errors import MediaError, ServiceFull, TooManyRequests
 from share.kernel.media.image import load_image
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class AdmissionConfig(ConfigModel):
     """Calls per second that a key may make on average."""
     burst: int = Field(default=100, ge=1)
     """Calls that a key may make at once after a rest."""
-    requests_max: int = Field(default=256, ge=1)
-    """Questions that are read, waiting or answered at the same time, of all keys together."""
+    requests_max: int | None = Field(default=None, ge=1)
+    """Questions that are read, waiting or answered at the same time, of all keys together; more are turned away before
+    they are read. When not set, half as many again as are answered together, and at least eight: enough that nobody is
+    idle, and so few that nobody waits longer than an answer takes."""
     body_bytes_max: int = Field(default=24 * 2**20, ge=1024)
     """Largest body of a call, in bytes; an image in it is a third larger than its file."""
     images_max: int = Field(default=8, ge=1)
@@ -87,8 +90,25 @@ class TokenBuckets:
             self._buckets.pop(next(iter(self._buckets)))
 
 
+class Place:
+    """One of `Places`, left at the end of its block, or once `until` was said, when that is done."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self.leave = leave
+        self.is_kept = False
+
+    def until(self, future: Future[Any]) -> None:
+        """Keep it until then, also after the block."""
+        self.is_kept = True
+        future.add_done_callback(lambda _: self.leave())
+
+
 class Places:
-    """A bound on what is under way at the same time. Thread-safe."""
+    """A bound on what is under way at the same time. Thread-safe.
+
+    What is answered together is bounded too, so that this bounds how long anybody waits: by Little's law a request
+    takes as long as all of them together, divided by how many are answered a second.
+    """
 
     def __init__(self, places_max: int) -> None:
         self._places_max = places_max
@@ -96,17 +116,22 @@ class Places:
         self.num_taken = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """A place while the block runs. Raises TooManyRequests when there is none."""
+    def one(self) -> Iterator[Place]:
+        """A place while the block runs. Raises ServiceFull when there is none."""
         with self._lock:
             if self.num_taken >= self._places_max:
-                raise TooManyRequests(f"{self._places_max} questions are being answered already", 1.0)
+                raise ServiceFull(f"{self._places_max} questions are being answered already", 1.0)
             self.num_taken += 1
+        place = Place(self._leave)
         try:
-            yield
+            yield place
         finally:
-            with self._lock:
-                self.num_taken -= 1
+            if not place.is_kept:
+                self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self.num_taken -= 1
 
 
 def decode_image(url: str, name: str, *, pixels_max: int = PIXELS_MAX) -> Pixels:
@@ -133,4 +158,4 @@ def decode_image(url: str, name: str, *, pixels_max: int = PIXELS_MAX) -> Pixels
         raise MediaError(f"{name}: {str(error).removeprefix('image: ')}") from error
 
 
-__all__ = ["BUCKETS_MAX", "AdmissionConfig", "Places", "TokenBuckets", "decode_image"]
+__all__ = ["BUCKETS_MAX", "AdmissionConfig", "Place", "Places", "TokenBuckets", "decode_image"]
