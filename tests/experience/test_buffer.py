@@ -72,6 +72,10 @@ def test_a_fresh_experience_is_found_at_once_and_a_removed_one_never_again(tmp_p
         assert buffer.remove(["e7"]) == 0
     with opened(tmp_path, registry) as buffer:
         assert len(buffer) == 49
+        for unknown in ("e7", "e" * 41, "é" * 1000, "", "e8\0"):
+            assert buffer.get(unknown) is None
+            assert unknown not in buffer
+            assert buffer.remove([unknown]) == buffer.record_retrieval([unknown], succeeded=True) == 0
         assert "e7" not in [each.id for each in buffer.search_index(experience(7).embedding, 50)]
         buffer.add(experience(7))  # a removed id may come back
         assert buffer.search_index(experience(7).embedding, 1)[0].id == "e7"

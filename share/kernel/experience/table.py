@@ -153,7 +153,7 @@ class Table:
         if row is not None:
             return row
         known_keys, known_rows = self._known
-        if not len(known_keys):
+        if not len(known_keys) or len(key) > ID_BYTES_MAX:
             return -1
         hashed = _hash(key)
         at = int(np.searchsorted(known_keys, np.uint64(hashed)))
