@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,9 @@ from benchmarks.online_service import OnlineService, question
 from share.kernel.config import Choice
 from share.kernel.contracts.kinds import Task
 from share.kernel.registry import load_registry
+
+RAMP_S = 4.0
+"""Seconds before each phase that do not count: until the first are answered nobody is, the later the more ask."""
 
 GOODPUT_MIN, LATENCY_MAX = 0.90, 2.0
 NUM_QUESTIONS = 200
@@ -111,11 +114,17 @@ class Load:
         return await self._timed(title, seconds, one_by_one)
 
     async def _timed(
-        self, title: str, seconds: float, work: Callable[[Phase, float], Awaitable[list[asyncio.Task[None]]]]
+        self,
+        title: str,
+        seconds: float,
+        work: Callable[[Phase, float], Coroutine[None, None, list[asyncio.Task[None]]]],
     ) -> Phase:
         """What `work` makes of the seconds; what has not been answered by then is waited for, and not in the rate."""
-        phase, started, cpu_s = Phase(title), time.perf_counter(), self._cpu_s()
-        calls = await work(phase, started + seconds)
+        phase, end = Phase(title), time.perf_counter() + RAMP_S + seconds
+        working = asyncio.create_task(work(phase, end))
+        await asyncio.sleep(RAMP_S)
+        started, cpu_s, phase.in_time = time.perf_counter(), self._cpu_s(), 0
+        calls = await working
         phase.elapsed_s = time.perf_counter() - started
         phase.cpu_s = self._cpu_s() - cpu_s
         await asyncio.gather(*calls)
