@@ -9,6 +9,7 @@ import argparse
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -23,6 +24,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
+from benchmarks import slow_flushes
 from benchmarks.buffer_baselines import BASELINES, baseline_work, lmdb_store, make_experience, rate, zeroed_file
 from share.kernel.config import Choice
 from share.kernel.contracts.experience import Experience
@@ -45,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     parser.add_argument("--directory", type=Path, help="on the disk to measure (default: a temporary one)")
     parser.add_argument("--rows", type=int, help="experiences, where a part takes many (defaults differ)")
+    parser.add_argument("--flush-ms", type=float, help="hold up every flush, of all stores, by so much")
     options = parser.parse_args(arguments)
+    if options.flush_ms and not slow_flushes.is_on():
+        given = sys.argv[1:] if arguments is None else arguments
+        return slow_flushes.run_again(options.flush_ms, ["benchmarks.buffer", *given])
     directory = Path(tempfile.mkdtemp(prefix="buffer-", dir=options.directory))
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {directory}")
     try:
