@@ -131,7 +131,11 @@ class SharedMemoryManager:
         size_bytes = source.numel() * source.element_size()
         segment = self._claim(size_bytes, tuple(source.shape), source.dtype)
         try:
-            self._bytes(segment.info).view(source.dtype).view(source.shape).copy_(source)
+            content = self._bytes(segment.info)
+            if source.is_contiguous():  # as bytes: torch copies some types number by number
+                content.copy_(source.as_strided((source.numel(),), (1,)).view(torch.uint8))
+            else:
+                content.view(source.dtype).view(source.shape).copy_(source)
             checksum = _checksum(self._bytes(segment.info))
         except BaseException:
             self.mark_cleaned(segment.info.name)
