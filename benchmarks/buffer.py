@@ -167,8 +167,8 @@ def fresh(directory: Path, rows: int | None) -> None:
 
 
 def search_beside_writing(directory: Path, rows: int | None) -> None:
-    """Latency of searches in a reader's process: quiet, while adding at full rate, while an index is built beside it, and
-    while one is built that somebody waits for."""
+    """Latency of searches in a reader's process: quiet, while adding at full rate, and while an index is built too, in
+    the background or because somebody waits for it."""
     count = rows or 50_000
     rng = np.random.default_rng(0)
     here, there = multiprocessing.get_context("fork").Pipe()

@@ -52,9 +52,6 @@ RETENTION = 1 / 6
 GROWTH_MAX = 0.05
 """By which part a process's memory may grow from the warm-up to the end, by the slope of its samples."""
 
-GROWTH_MB_MIN = 40.0
-"""Megabytes of growth that are never too much: what an allocator holds back in minutes."""
-
 FAVOURITE = "What digit is"
 """How a question in the starter's favourite wording begins; it is wrong about most of the others until it learns."""
 
@@ -72,7 +69,11 @@ UPDATES_MAX = 4
 """Updates on their way at which the reviewer waits: on a busy machine the worker gets what is left over."""
 
 IMAGES_MB = 32
-"""Megabytes of images that wait for review; few, so that this is full long before the end."""
+"""Megabytes of images that wait for review; few, so that this is full long before the end of hours."""
+
+GROWTH_MB_MIN = 40.0 + IMAGES_MB
+"""Megabytes of growth that are never too much: what an allocator holds back in minutes, and the images, which are
+not full in minutes. Only hours tell a slow leak from that."""
 
 SAMPLES = 360
 """Samples at most; no closer than a second."""
