@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from share.kernel.errors import ImageTokenMismatch, PolicyError
+from share.kernel.online.refusals import status_of
 from share.kernel.online.site import COOKIE
 from share.kernel.serving.keys import ROLES
 from tests.online.running import ROOT, Service
@@ -126,3 +128,8 @@ def test_what_admins_and_operators_did_is_in_the_audit_log(service: Service) -> 
     assert "to_be_found" in log
     assert "made_client" in log
     assert made["key"] not in log
+
+
+def test_a_fault_of_the_service_is_not_told_as_the_callers() -> None:
+    assert status_of(PolicyError("a question must not contain image tokens"))[0] == 422
+    assert status_of(ImageTokenMismatch("rollout 0 of prompt x"))[0] == 500

@@ -17,6 +17,7 @@ from share.kernel.errors import (
     BufferProblem,
     DeadlineExceeded,
     EngineClosed,
+    ImageTokenMismatch,
     KeyProblem,
     KeyRefused,
     MediaError,
@@ -49,6 +50,7 @@ _STATUSES: dict[type[PixelisError], tuple[int, str]] = {
     VersionConflict: (409, "version_conflict"),
     MediaError: (422, "image"),
     PolicyError: (422, "question"),
+    ImageTokenMismatch: (500, "internal_error"),  # ours, though it is a PolicyError
     TooManyRequests: (429, "rate_limit_exceeded"),
     ServiceFull: (429, "queue_full"),
     DeadlineExceeded: (429, "deadline_exceeded"),

@@ -138,7 +138,8 @@ def opinions_of(experience: Experience) -> tuple[Opinion, ...]:
 
 
 def subject_key(subject: str | None) -> str | None:
-    """What is kept of a subject, None for none: who knows the name can find the key, and not the other way round."""
+    """What is kept of a subject, None for none. It cannot be turned back, but who guesses a name can see whether it is
+    there: names should not be easy to guess."""
     return None if subject is None else hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
 
 
