@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from share.kernel.buffer.chain import ordinals_in, segment_path
 from share.kernel.buffer.compaction import Span, add, write_anew

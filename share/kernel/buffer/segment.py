@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from share.kernel.contracts.experience import RecordType
 from share.kernel.experience.disk import File

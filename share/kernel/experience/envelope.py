@@ -7,10 +7,11 @@ file is believed that is not in an envelope.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from isal.isal_zlib import crc32
 
 from share.kernel.errors import BufferProblem
 from share.kernel.experience.disk import Disk, opened, publish
@@ -52,9 +53,9 @@ def write_envelope(
     views = [memoryview(part).cast("B") for part in parts]
     checksum = 0
     for view in views:
-        checksum = zlib.crc32(view, checksum)
+        checksum = crc32(view, checksum)
     rest = _REST.pack(checksum, sum(map(len, views)), covers, rows, _kind(kind))
-    publish(disk, path, [MAGIC, _CHECKSUM.pack(zlib.crc32(rest)), rest, *views], replace=replace)
+    publish(disk, path, [MAGIC, _CHECKSUM.pack(crc32(rest)), rest, *views], replace=replace)
     return checksum
 
 
@@ -65,7 +66,7 @@ def read_envelope(disk: Disk, path: Path, kind: str) -> Envelope:
     if len(mapped) < HEADER_BYTES or mapped[:8] != MAGIC:
         raise Damaged(f"{path}: not a file of an experience buffer")
     (expected,) = _CHECKSUM.unpack_from(mapped, 8)
-    if zlib.crc32(mapped[12:HEADER_BYTES]) != expected:
+    if crc32(mapped[12:HEADER_BYTES]) != expected:
         raise Damaged(f"{path}: its header is damaged")
     checksum, size, covers, rows, found = _REST.unpack_from(mapped, 12)
     content = mapped[HEADER_BYTES:]
@@ -73,7 +74,7 @@ def read_envelope(disk: Disk, path: Path, kind: str) -> Envelope:
         raise Damaged(f"{path}: holds {found.rstrip(bytes(1)).decode('ascii', 'replace')!r}, not {kind!r}")
     if len(content) != size:
         raise Damaged(f"{path}: has {len(content):,} bytes of content, should have {size:,}")
-    if zlib.crc32(content) != checksum:
+    if crc32(content) != checksum:
         raise Damaged(f"{path}: its content is damaged")
     return Envelope(covers, rows, checksum, content)
 

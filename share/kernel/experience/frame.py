@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import Struct
 from typing import NamedTuple
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from share.kernel.contracts.experience import RecordType
 from share.kernel.errors import ExperienceRefused
