@@ -49,7 +49,7 @@ def settings(registry: Registry, **values: Any) -> ExperienceBufferConfig:
 
 def opened(directory: Path, registry: Registry, *, disk: Disk | None = None, **values: Any) -> ExperienceBuffer:
     """A buffer that builds in this process, to save the time of starting another."""
-    passed = {key: values.pop(key) for key in ("take_over", "salvage", "clock", "random") if key in values}
+    passed = {key: values.pop(key) for key in ("take_over", "salvage", "clock", "random", "logger") if key in values}
     config = settings(registry, **values)
     storage: Storage = registry.build(Choice("buffer", config.storage.name))
     index: Index = registry.build(config.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from share.kernel.contracts.experience import Status
 from share.kernel.contracts.trajectory import Action, Trajectory
 from share.kernel.errors import BufferUnavailable, ConfigError, ExperienceRefused
+from share.kernel.events import StructuredLogger
 from share.kernel.experience.buffer import open_buffer
 from share.kernel.registry import Registry
 from tests.experience.making import DIMENSION, experience, ids_of, opened, settings
@@ -174,6 +176,25 @@ def test_an_id_is_taken_once(tmp_path: Path, registry: Registry) -> None:
                 buffer.add_many(refused)
         assert buffer.metrics()["sequence"] == sequence  # all or nothing
         assert ids_of(buffer) == ["e1"]
+
+
+def test_metrics_are_in_the_log_when_it_opens_after_every_rebuild_and_at_the_end(
+    tmp_path: Path, registry: Registry
+) -> None:
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="run", backend="test")
+    with opened(tmp_path / "buffer", registry, logger=logger) as buffer:
+        buffer.add_many([experience(number) for number in range(3)])
+        buffer.rebuild()
+        buffer.search_index(experience(1).embedding, 1)
+    logger.close()
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    told = [event for event in events if event["event"] == "buffer_metrics"]
+    assert [(each["experiences"], each["rebuilds"], each["searches"]) for each in told] == [
+        (0, 0, 0),
+        (3, 1, 0),
+        (3, 1, 1),
+    ]
+    assert told[0]["recovery_s"] > 0
 
 
 def test_what_cannot_be_stored_is_refused_by_field(tmp_path: Path, registry: Registry) -> None:

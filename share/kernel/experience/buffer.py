@@ -78,6 +78,7 @@ def open_buffer(
     builder = builder or ProcessBuilder(directory, config.storage, config.index)
     buffer = ExperienceBuffer(directory, config, recovered, disk, builder, clock, logger)
     buffer.recovery_s = time.perf_counter() - started
+    buffer.log_metrics()
     buffer.settle(take_over=take_over)
     return buffer
 
@@ -122,6 +123,7 @@ class ExperienceBuffer:
             recovered.index,
             recovered.manifest,
             logger,
+            self.log_metrics,
         )
         self._adds = Latencies()
         self._searches = Latencies()
@@ -313,6 +315,10 @@ class ExperienceBuffer:
             "index_rows": manifest.index_rows if manifest is not None else 0,
         }
 
+    def log_metrics(self) -> None:
+        """An event with `metrics()`, as there is after opening, after every rebuild, and at the end."""
+        self._logger.info("buffer_metrics", f"{len(self)} experiences", **self.metrics())
+
     def close(self) -> None:
         """End in order. What was acknowledged is durable without it."""
         if self._is_closed:
@@ -321,6 +327,7 @@ class ExperienceBuffer:
         self._upkeep.stop()
         if self._memory.monitor is not None:
             self._memory.monitor.close()
+        self.log_metrics()
         recovered = self._recovered
         with self._committer.writing:
             if self._committer.num_syncs:

@@ -39,7 +39,10 @@ BACK_OFF_MAX_S = 60.0
 
 
 class Upkeep:
-    """Rebuilds when it is due, in a thread of its own, or when asked to. One piece of work at a time."""
+    """Rebuilds when it is due, in a thread of its own, or when asked to, and calls `rebuilt` then.
+
+    One piece of work at a time.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Upkeep:
         index: Index,
         manifest: Manifest | None,
         logger: StructuredLogger,
+        rebuilt: Callable[[], None],
     ) -> None:
         self.num_rebuilds = 0
         self.num_failures = 0
@@ -72,6 +76,7 @@ class Upkeep:
         self._index = index
         self._manifest = manifest
         self._logger = logger
+        self._rebuilt = rebuilt
         self._are_vectors_doubtful = False
         self._at_work = threading.Lock()
         self._is_due = threading.Event()
@@ -219,6 +224,7 @@ class Upkeep:
             index=built.chosen or manifest.index_backend,
             seconds=self.last_rebuild_s,
         )
+        self._rebuilt()
         return manifest
 
     def _mend_vectors(self) -> None:
