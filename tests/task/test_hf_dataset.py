@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from share.kernel.command import run_command
+from share.kernel.contracts.task import Demonstration
 from share.kernel.contracts.vision import Scene
 from share.kernel.errors import TaskError
 from share.kernel.task.hf_dataset import HfDataset, HfDatasetConfig
@@ -64,7 +65,7 @@ def test_a_row_becomes_a_prompt_with_rgb_pixels(save: Save) -> None:
     assert prompt.images[0].dtype == np.uint8
     assert int(prompt.images[0][0, 0, 0]) == 4
     assert source.check(prompt, "four") == 1.0
-    assert source.demonstrate(prompt, Scene(natives=prompt.images)) is None
+    assert source.demonstrate(prompt, Scene(natives=prompt.images)) == Demonstration((), "4")
 
 
 def test_the_source_keeps_the_contract_of_tasks(save: Save) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from share.kernel.command import run_command
+from share.kernel.contracts.task import Demonstration
 from share.kernel.contracts.vision import Scene, Transform
 from share.kernel.errors import TaskError
 from share.kernel.task.jsonl import LINE_BYTES_MAX, MISTAKES_MAX, Jsonl, JsonlConfig
@@ -146,9 +147,24 @@ def test_a_line_without_calls_has_no_demonstration_and_an_empty_list_says_answer
     source = Jsonl(JsonlConfig(path=_write(directory, _line(), _line(1, calls=[])), held_out_fraction=0))
     scene = Scene(natives=source.prompt("train", 0).images)
     assert source.demonstrate(source.prompt("train", 0), scene) is None
-    answer_at_once = source.demonstrate(source.prompt("train", 1), scene)
-    assert answer_at_once is not None
-    assert answer_at_once.calls == ()
+    assert source.demonstrate(source.prompt("train", 1), scene) == Demonstration((), "cat")
+
+
+def test_where_no_line_has_calls_the_answers_are_demonstrated_except_of_lines_not_to_be_imitated(
+    directory: Path,
+) -> None:
+    path = _write(directory, _line(), _line(1, imitate=False))
+    source = Jsonl(JsonlConfig(path=path, held_out_fraction=0))
+    scene = Scene(natives=source.prompt("train", 0).images)
+    assert source.demonstrate(source.prompt("train", 0), scene) == Demonstration((), "cat")
+    assert source.demonstrate(source.prompt("train", 1), scene) is None
+
+
+def test_a_file_of_nothing_but_traps_demonstrates_nothing(directory: Path) -> None:
+    trap = {"question": "What?", "image": "0.png", "answer": "cat", "sample_type": "trap_perceptual", "trajectory": []}
+    source = Jsonl(JsonlConfig(path=_write(directory, trap), held_out_fraction=0))
+    prompt = source.prompt("train", 0)
+    assert source.demonstrate(prompt, Scene(natives=prompt.images)) is None
 
 
 def test_lines_that_show_one_image_stay_on_one_side_and_none_is_lost(directory: Path) -> None:
@@ -252,11 +268,10 @@ def test_an_empty_file_is_named(directory: Path) -> None:
     assert "holds no line" in _mistake(directory, "")
 
 
-def test_a_file_that_vanished_is_named(directory: Path) -> None:
-    config = JsonlConfig(path=_write(directory, _line()), held_out_fraction=0)
-    config.path.unlink()
-    with pytest.raises(TaskError, match=r"questions\.jsonl: cannot be read: No such file"):
-        Jsonl(config)
+def test_what_is_asked_is_what_was_checked_whatever_becomes_of_the_file(directory: Path) -> None:
+    config = JsonlConfig(path=_write(directory, _line(3)), held_out_fraction=0)
+    config.path.write_text("{")
+    assert Jsonl(config).prompt("train", 0).images[0][0, 0].tolist() == [3, 0, 0]
 
 
 @pytest.mark.parametrize("setting", ["path", "held_out_path"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from share.kernel.config import validate, with_run_settings
 from share.kernel.contracts.run import RunContext
-from share.kernel.errors import CheckpointError, ConfigError, TaskError
+from share.kernel.errors import CheckpointError, ConfigError
 from share.kernel.events import StructuredLogger
 from share.kernel.kernel import VisionKernel
 from share.kernel.registry import Registry
@@ -211,11 +212,66 @@ def test_supervision_lowers_the_loss(registry: Registry, tmp_path: Path) -> None
     assert losses[-1] < losses[0]
 
 
-def test_a_task_without_demonstrations_cannot_be_imitated(registry: Registry, tmp_path: Path) -> None:
+CALLS: dict[str, Any] = {"calls": [{"name": "READ_TEXT", "arguments": {"bbox": [0, 0, 32, 32]}}]}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a JSONL file of two lines, with those keys beside the usual ones."""
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((64, 64, 3), np.uint8))
-    lines = [{"question": "What is it?", "image": name, "answer": "x"} for name in ("a.png", "b.png")]
-    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    trainer = sft(registry, tmp_path, task={"name": "jsonl", "path": str(tmp_path / "own.jsonl")})
-    with pytest.raises(TaskError, match="no demonstration in 1000 prompts"):
-        trainer.make_step(1)
+
+    def lines(file: str, **keys: Any) -> Path:
+        line = {"question": "What is it?", "answer": "x", **keys}
+        text = "".join(json.dumps({**line, "image": image}) + "\n" for image in ("a.png", "b.png"))
+        (tmp_path / file).write_text(text)
+        return tmp_path / file
+
+    return lines
+
+
+def test_plain_questions_and_answers_are_imitated_and_the_run_says_that_nothing_is_called(
+    registry: Registry, tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    task = {"name": "jsonl", "path": str(write("own.jsonl"))}
+    settings = {**SHORT, **ONE_STEP["sft"], "task": task, "workdir": str(tmp_path / "work")}
+    result = VisionKernel(registry).run_train("sft", settings)
+    assert result.status == "ok", result.error
+    assert '"train.no_calls"' in (result.run_context.run_dir / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "judged_on", "said"),
+    [
+        ({"imitate": False}, {}, "task: none of 2 prompts of its split 'train', from jsonl-trained-1 on"),
+        ({}, {"imitate": False}, "task: none of 1 prompts of its split 'held_out', from jsonl-judged-1 on"),
+        (
+            CALLS,
+            CALLS,
+            "operations: the demonstration of prompt jsonl-judged-1 calls READ_TEXT, which is not among ZOOM",
+        ),
+        ({}, None, "task: its split 'held_out' holds no prompt"),
+    ],
+)
+def test_what_cannot_be_imitated_is_one_line_before_a_run_directory_exists(
+    registry: Registry,
+    tmp_path: Path,
+    write: Callable[..., Path],
+    trained_on: dict[str, Any],
+    judged_on: dict[str, Any] | None,
+    said: str,
+) -> None:
+    held_out = {"held_out_path": str(write("judged.jsonl", **judged_on))} if judged_on is not None else {}
+    task = {"name": "jsonl", "path": str(write("trained.jsonl", **trained_on)), "held_out_fraction": 0, **held_out}
+    with pytest.raises(ConfigError) as raised:
+        VisionKernel(registry).run_train("sft", {**SHORT, "task": task, "workdir": str(tmp_path / "work")})
+    assert str(raised.value).startswith(said)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_stage_names_the_task_of_it_that_cannot_be_imitated(registry: Registry, write: Callable[..., Path]) -> None:
+    term = {"task": {"name": "jsonl", "path": str(write("own.jsonl", imitate=False)), "held_out_fraction": 0}}
+    stages = [{"name": "learn", "steps_max": 1, "tasks": {"zoom_digits": 1.0, "own": term}}]
+    with pytest.raises(ConfigError, match=r"^stages\.learn\.tasks\.own: none of 2 prompts"):
+        validate(SFTConfig, {**SHORT, "stages": stages}, registry)

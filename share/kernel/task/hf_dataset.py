@@ -112,8 +112,9 @@ class HfDataset:
     def check(self, prompt: Prompt, answer: str) -> float:
         return score(self.config.check, answer, prompt.answer, self.config.tolerance)
 
-    def demonstrate(self, prompt: Prompt, scene: Scene) -> Demonstration | None:
-        return None
+    def demonstrate(self, prompt: Prompt, scene: Scene) -> Demonstration:
+        """The row's answer, at once: a dataset says what is true, and nothing of operations."""
+        return Demonstration((), prompt.answer)
 
     def _images(self, value: object, place: str) -> tuple[Pixels, ...]:
         place = f"{place}, column {self.config.image_column!r}"

@@ -10,11 +10,12 @@ with images and CoTA samples are understood as well. The format is described in 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
@@ -54,6 +55,8 @@ class JsonlConfig(ConfigModel):
     frames_shown: int = Field(default=2, ge=1, le=64)
     """Frames of a video that the policy is shown at the start, evenly spaced from the first to the last."""
 
+    _lines: dict[Split, list[_Line]] = PrivateAttr()
+
     @field_validator("path", "held_out_path")
     @classmethod
     def _can_be_read(cls, value: Path | None) -> Path | None:
@@ -68,16 +71,22 @@ class JsonlConfig(ConfigModel):
     @model_validator(mode="after")
     def _holds_what_can_be_asked(self) -> JsonlConfig:
         """Raises TaskError, which pydantic lets through: it names the file and the line better than a key path does."""
-        _splits(self)
+        self._lines = _splits(self)
         return self
+
+    @property
+    def lines(self) -> Mapping[Split, Sequence[_Line]]:
+        """The lines of both splits as they were when the configuration was checked."""
+        return self._lines
 
 
 class Jsonl:
-    """Kind `task`. Reads the files again, which may have changed. Raises TaskError naming file and line number."""
+    """Kind `task`. Raises TaskError naming file and line number when an image can no longer be read."""
 
     def __init__(self, config: JsonlConfig) -> None:
         self.config = config
-        self._lines = _splits(config)
+        self._lines = config.lines
+        self._speaks_of_calls = any(line.record.calls is not None for lines in self._lines.values() for line in lines)
 
     def size(self, split: Split) -> int | None:
         return len(self._lines[split])
@@ -118,13 +127,17 @@ class Jsonl:
         return score(record.check, answer, record.truth, record.tolerance)
 
     def demonstrate(self, prompt: Prompt, scene: Scene) -> Demonstration | None:
-        """The line's `calls` with coordinates in the views that the scene shows, None when the line has none."""
+        """The line's `calls`, with coordinates in the views that the scene shows, and its answer.
+
+        None when the line is not to be imitated, or has no `calls` while others have: then it is only to be asked.
+        Where no line has any, all are plain questions and answers.
+        """
         record = prompt.truth["record"]
         assert isinstance(record, Record)
-        if record.calls is None:
+        if not record.imitate or (record.calls is None and self._speaks_of_calls):
             return None
         first = prompt.shown[0] if prompt.shown else 0
-        calls = tuple(Call(call.name, _in_view(call.arguments, scene, first)) for call in record.calls)
+        calls = tuple(Call(call.name, _in_view(call.arguments, scene, first)) for call in record.calls or ())
         return Demonstration(calls=calls, answer=record.truth)
 
 

@@ -85,7 +85,11 @@ class Record(ConfigModel):
     """Difficulty level, 0 (easiest) upwards."""
 
     calls: tuple[RecordCall, ...] | None = Field(default=None, max_length=32)
-    """What an expert would call before answering; an empty list when nothing. SFT imitates records that have it."""
+    """What an expert would call before answering; an empty list when nothing. Where any record of a source has it, SFT
+    imitates those that have it; where none has, it imitates the answers, given at once."""
+
+    imitate: bool = True
+    """False: ask it, judge its answer, and never imitate it. So are CoTA samples of another type than positive."""
 
     check: Check = "exact"
     """How an answer is judged: exact (after normalising case, space and punctuation at the ends), numeric, contains,
@@ -159,18 +163,19 @@ _COTA_ENDS = ("ANSWER", "FINAL_ANSWER", "TERMINATE")
 def _of_cota(parsed: Mapping[str, object]) -> dict[str, object]:
     """A chain of thought and action: `trajectory` is a list of actions with `parameters` or `coordinates`.
 
-    Only samples of the type positive (or of none) are demonstrations: the others show what not to do.
+    Only samples of the type positive (or of none) are imitated: the others show what not to do.
     """
     record = {key: parsed[key] for key in _COTA_KEYS if key in parsed}
     trajectory = parsed["trajectory"]
     if not isinstance(trajectory, list) or not all(isinstance(action, Mapping) for action in trajectory):
         raise ValueError("trajectory must be a list of objects with action and parameters or coordinates")
-    if parsed.get("sample_type", "positive") == "positive":
-        record["calls"] = [
-            {"name": str(action.get("action", "")), "arguments": _cota_arguments(action)}
-            for action in trajectory
-            if str(action.get("action", "")).upper() not in _COTA_ENDS
-        ]
+    if parsed.get("sample_type", "positive") != "positive":
+        return record | {"imitate": False}
+    record["calls"] = [
+        {"name": str(action.get("action", "")), "arguments": _cota_arguments(action)}
+        for action in trajectory
+        if str(action.get("action", "")).upper() not in _COTA_ENDS
+    ]
     return record
 
 

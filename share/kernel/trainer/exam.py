@@ -50,6 +50,11 @@ class Exam:
                 "name another task, or give the lines of a JSONL file their `calls`"
             )
 
+    @property
+    def calls_operations(self) -> bool:
+        """Whether any of its demonstrations calls an operation."""
+        return any(question.demonstration.calls for question in self._questions)
+
     def take(
         self, config: RolloutConfig, seed: int, prompts_per_forward: int, layout: Layout
     ) -> tuple[SkillScores, float]:

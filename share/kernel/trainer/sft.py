@@ -33,13 +33,10 @@ from share.kernel.trainer.prompts import PromptStream, build_task, held_out
 from share.kernel.trainer.rehearsal import Plan, rehearse
 from share.kernel.trainer.results import leave_results
 from share.kernel.trainer.scored import evaluated_items
-from share.kernel.trainer.sft_config import SFTConfig
+from share.kernel.trainer.sft_config import UNDEMONSTRATED_MAX, SFTConfig
 
 GALLERY_PROMPTS = 24
 """Held-out prompts that the gallery shows."""
-
-UNDEMONSTRATED_MAX = 1000
-"""Prompts in a row for which a task may know no demonstration before the run gives up."""
 
 
 def train(config: SFTConfig, run: RunContext) -> None:
@@ -167,6 +164,10 @@ class SFTTrainer:
         """Held-out scores per skill and prompt."""
         if self._exam is None:
             self._exam = Exam(self.policy, self.task, self.operator, self.config.evaluation_prompts)
+            if not self._exam.calls_operations:
+                self.run.logger.warn(
+                    "train.no_calls", "no demonstration calls an operation: what is learned is to answer"
+                )
         config = self.config
         scores, loss = self._exam.take(config.rollout, self.run.seed, config.prompts_per_forward, config.layout)
         numbers = {f"held_out_{skill}": sum(values) / len(values) for skill, values in scores.items()}
@@ -268,4 +269,4 @@ def _written(values: Sequence[torch.Tensor], rollouts: Sequence[Rollout]) -> tor
     return torch.cat([value[each.action_mask.to(value.device)] for value, each in zip(values, rollouts, strict=True)])
 
 
-__all__ = ["GALLERY_PROMPTS", "UNDEMONSTRATED_MAX", "SFTTrainer", "train"]
+__all__ = ["GALLERY_PROMPTS", "SFTTrainer", "train"]

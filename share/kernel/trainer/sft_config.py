@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from share.kernel.config import Choice, ConfigModel, choice
 from share.kernel.data.curriculum import HarmRules, StageRules
@@ -13,8 +13,13 @@ from share.kernel.policy.loading import PolicyConfig
 from share.kernel.policy.logprobs import Layout
 from share.kernel.policy.rollout import RolloutConfig
 from share.kernel.report.trackers import Trackers
+from share.kernel.trainer.demonstrations import check_demonstrations
 from share.kernel.trainer.grpo_config import ZOOM_IN
 from share.kernel.trainer.optimization import OptimizationConfig
+from share.kernel.trainer.prompts import build_task
+
+UNDEMONSTRATED_MAX = 1000
+"""Prompts in a row for which a task may know no demonstration before that is a mistake."""
 
 
 class TaskTerm(ConfigModel):
@@ -80,9 +85,26 @@ class SFTConfig(OptimizationConfig):
     trackers: Trackers = ("auto",)
     """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that are installed."""
 
+    @model_validator(mode="after")
+    def _has_what_to_imitate(self, info: ValidationInfo) -> SFTConfig:
+        """Raises ConfigError and TaskError, which pydantic lets through."""
+        registry = (info.context or {}).get("registry")
+        if registry is None:
+            return self
+        operations = [operation.name for operation in self.operations]
+        task = build_task(registry, self.task)
+        check_demonstrations(task, "held_out", self.evaluation_prompts, "task", operations)
+        if any(not stage.tasks for stage in self.stages):
+            check_demonstrations(task, "train", UNDEMONSTRATED_MAX, "task", operations)
+        for stage in self.stages:
+            for name, term in stage.tasks.items():
+                key = f"stages.{stage.name}.tasks.{name}"
+                check_demonstrations(build_task(registry, term.task), "train", UNDEMONSTRATED_MAX, key, operations)
+        return self
+
 
 def _term(name: str, value: Any) -> Any:
     return {"task": name, "weight": value} if isinstance(value, int | float) else value
 
 
-__all__ = ["SFTConfig", "SFTStage", "TaskTerm"]
+__all__ = ["UNDEMONSTRATED_MAX", "SFTConfig", "SFTStage", "TaskTerm"]
