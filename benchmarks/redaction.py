@@ -1,6 +1,6 @@
 """How much personal data is found, how much else is taken for it, and what it costs: `python -m benchmarks.redaction`
 
-Texts are drawn by `benchmarks.personal_data` from seeds that the patterns were not adjusted on (those were 0 to 9).
+Texts are drawn by `benchmarks.personal_samples` from seeds that the patterns were not adjusted on (those were 0 to 9).
 Something counts as found when every letter and digit of it is replaced, by whatever kind; a replacement is right when
 it touches personal data. Where `presidio_analyzer` can be imported its pattern recognizers run on the same texts (with
 the words around, and without a language model: no spaCy model is to be had offline); where `faker` can be, numbers that
@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.personal_data import Sample, make_samples
+from benchmarks.personal_samples import Sample, make_samples
 from share.kernel.privacy.redaction import ENTITIES, RedactionConfig, Redactor
 
 RECALL_MIN, PRECISION_MIN = 0.99, 0.95

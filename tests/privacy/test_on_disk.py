@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from benchmarks.personal_data import Sample, make_samples
+from benchmarks.personal_samples import Sample, make_samples
 from share.kernel.adaptation.audit import AuditLog
 from share.kernel.adaptation.review import ReviewConfig, ReviewQueue
 from share.kernel.contracts.trajectory import Action, Trajectory

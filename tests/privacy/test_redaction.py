@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchmarks.personal_data import PERSONAL, make_samples
+from benchmarks.personal_data import PERSONAL
+from benchmarks.personal_samples import make_samples
 from share.kernel.config import validate
 from share.kernel.errors import ConfigError
 from share.kernel.privacy import redaction
