@@ -11,7 +11,7 @@ from random import Random
 from benchmarks import national_ids
 from benchmarks.draws import FIRST, LAST, Draw, birth, characters, grouped, of_formats, of_pattern, until, words
 from share.kernel.privacy import checks
-from share.kernel.privacy.patterns import Entity
+from share.kernel.privacy.pattern import Entity
 
 DOMAINS = words(
     "example.com mail.example.org gmail.com outlook.de posteo.net yahoo.co.uk firma-beispiel.de uni.edu.au kantoor.nl "

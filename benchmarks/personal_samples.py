@@ -11,7 +11,7 @@ from random import Random
 from benchmarks.draws import Draw, person, words
 from benchmarks.lookalikes import LOOKALIKES
 from benchmarks.personal_data import PERSONAL
-from share.kernel.privacy.patterns import Entity
+from share.kernel.privacy.pattern import Entity
 
 PERSONAL_SHARE = 0.6
 """Part of the texts that hold personal data; all may hold what looks like it."""

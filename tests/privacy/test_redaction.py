@@ -16,7 +16,8 @@ from benchmarks.personal_samples import make_samples
 from share.kernel.config import validate
 from share.kernel.errors import ConfigError
 from share.kernel.privacy import redaction
-from share.kernel.privacy.patterns import MASK, PATTERNS, Entity
+from share.kernel.privacy.pattern import MASK, Entity
+from share.kernel.privacy.patterns import PATTERNS
 from share.kernel.privacy.redaction import ENTITIES, RedactionConfig, Redactor
 from share.kernel.registry import Registry
 

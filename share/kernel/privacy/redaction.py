@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from share.kernel.config import ConfigModel
-from share.kernel.privacy.patterns import MASK, PATTERNS, Entity
+from share.kernel.privacy.pattern import MASK, Entity
+from share.kernel.privacy.patterns import PATTERNS
 
 ENTITIES: tuple[Entity, ...] = get_args(Entity)
 PASSES_MAX = 8
