@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ class Soak:
         self.counts.told[str(answer.status_code)] += 1
         if answer.status_code == 200:
             done = answer.json()
-            self._asked[done["pixelis"]["trace_id"]] = prompt
+            self._asked[done["pixelis"]["trace_id"]] = replace(prompt, images=())
             self.counts.right += self._task.check(prompt, done["choices"][0]["message"]["content"]) >= 1.0
 
     async def _review(self) -> None:
