@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from share.kernel.contracts.kinds import Index
 from share.kernel.experience.disk import RealDisk
-from share.kernel.experience.retrieval import TAIL_ROWS, RecallMonitor, Retriever
-from share.kernel.experience.sketch import CHUNK_ROWS, Sketch, distances
+from share.kernel.experience.retrieval import FIRST_ROWS, TAIL_ROWS, RecallMonitor, Retriever
+from share.kernel.experience.sketch import CHUNK_ROWS, Reach, Sketch, distances, nearest, within
 from share.kernel.experience.vectors import Vectors
 from share.kernel.registry import Registry
 from share.kernel.testing import build
@@ -48,11 +48,13 @@ def recall(retriever: Retriever, queries: Matrix, alive: NDArray[np.uint8], row_
     return found / (len(exact) * len(queries))
 
 
-@pytest.mark.parametrize("num", [1, 9, TAIL_ROWS, 2 * TAIL_ROWS + 1, CHUNK_ROWS + 3 * TAIL_ROWS, 3 * CHUNK_ROWS])
-def test_a_row_is_found_as_soon_as_it_is_appended(tmp_path: Path, num: int) -> None:
+@pytest.mark.parametrize("step", [9, 4000])
+@pytest.mark.parametrize(
+    "num", [1, FIRST_ROWS - 1, FIRST_ROWS, FIRST_ROWS + 2 * TAIL_ROWS + 1, CHUNK_ROWS + 7 * TAIL_ROWS, 3 * CHUNK_ROWS]
+)
+def test_a_row_is_found_as_soon_as_it_is_appended(tmp_path: Path, num: int, step: int) -> None:
     rows = blobs(num)
     retriever, _ = retriever_of(tmp_path, rows)
-    step = max(1, num // 7)
     for start in range(0, num, step):
         retriever.append(start, rows[start : start + step])
         last = min(start + step, num) - 1
@@ -106,6 +108,20 @@ def test_rows_before_and_behind_what_is_known_to_live_are_left_out(tmp_path: Pat
     retriever.set_base(build(registry, "index", "flat").build(vectors.stored(0, 1000), np.arange(1000)), 1000)
     found, _ = retriever.search(rows[0], 3000, np.ones(1500, np.uint8), 700)
     assert sorted(found.tolist()) == list(range(700, 2200))
+
+
+def test_what_a_base_finds_hides_nothing_nearer_among_the_sketches(tmp_path: Path, registry: Registry) -> None:
+    rows = blobs(12_000)
+    retriever, vectors = retriever_of(tmp_path, rows)
+    base = build(registry, "index", "flat").build(vectors.stored(0, 6000), np.arange(6000))
+    retriever.append(0, rows[:6000])
+    retriever.set_base(base, 6000)
+    for start in range(6000, 12_000, 7):
+        retriever.append(start, rows[start : min(start + 7, 12_000)])
+    alive = np.ones(12_000, np.uint8)
+    assert recall(retriever, blobs(100, seed=1), alive) >= 0.999
+    assert recall(retriever, rows[6000:12_000:60], alive, k=1) == 1  # each is there, and nothing is nearer
+    assert recall(retriever, rows[:6000:60], alive, k=3) >= 0.99
 
 
 def test_rows_may_begin_behind_a_base(tmp_path: Path, registry: Registry) -> None:
@@ -186,3 +202,50 @@ def test_sketches_differ_by_the_angle(dimension: int) -> None:
     assert shares[0] == 0
     plain = [sum(bin(int(a ^ b)).count("1") for a, b in zip(bits[:, 3], bits[:, n], strict=True)) for n in range(400)]
     assert distances(bits, bits[:, 3].copy()).tolist() == plain
+
+
+@pytest.mark.parametrize("dimension", [16, 64, 512, 1500])
+@pytest.mark.parametrize("shape", ["blobs", "isotropic", "sparse"])
+def test_what_is_near_enough_is_within_reach(dimension: int, shape: str) -> None:
+    random = np.random.default_rng(3)
+    rows = blobs(2000, dimension)
+    if shape != "blobs":
+        rows = random.standard_normal((2000, dimension)).astype(np.float32)
+        rows = rows if shape == "isotropic" else np.where(random.random(rows.shape) < 3 / dimension, rows, 1e-3)
+        rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    sketch = Sketch(dimension, rows[:500].mean(axis=0))
+    bits = sketch.encode(rows)
+    looked_at = 0
+    for query in range(0, 2000, 50):
+        similarities = rows @ rows[query]
+        for least in np.sort(similarities)[[-2, -10, -100]]:
+            reach = sketch.reach(rows[query], float(least))
+            at, counts = within(bits, bits[:, query].copy(), reach)
+            assert set(np.flatnonzero(similarities >= least)) <= set(at.tolist())
+            assert (counts == distances(bits[:, at], bits[:, query].copy())).all()
+            assert (counts <= reach.all).all()
+            looked_at += len(at)
+    assert shape != "blobs" or looked_at < 0.6 * 3 * 40 * 2000
+
+
+def test_all_within_reach_are_returned_whichever_way_is_taken() -> None:
+    random = np.random.default_rng(0)
+    query = random.integers(0, 1 << 63, 8).astype(np.uint64)
+    flips = random.random((3000, 512)) < random.uniform(0.02, 0.5, 3000)[:, None]
+    bits = np.packbits(flips, axis=1).view(np.uint64).T ^ query[:, None]
+    counts = distances(bits, query)
+    for reach in [Reach(128, 512), Reach(128, 200), Reach(60, 90), Reach(51, 150), Reach(20, 60), Reach(0, 0)]:
+        at, found = within(bits, query, reach)
+        first = distances(bits[:2], query[:2])
+        assert set(at.tolist()) <= set(np.flatnonzero(counts <= reach.all))
+        assert set(np.flatnonzero((counts <= reach.all) & (first <= reach.first))) <= set(at.tolist())
+        assert (np.diff(at) > 0).all()
+        assert (found == counts[at]).all()
+
+
+@pytest.mark.parametrize("num", [1, 7, 200, 999, 1000, 2000])
+def test_the_nearest_are_so_many_and_none_is_nearer(num: int) -> None:
+    counts = np.random.default_rng(0).integers(0, 40, 1000).astype(np.uint16)  # most are equal to some other
+    at = nearest(counts, num)
+    assert len(np.unique(at)) == len(at) == min(num, 1000)
+    assert sorted(counts[at]) == sorted(counts)[: len(at)]

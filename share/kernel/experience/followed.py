@@ -6,12 +6,15 @@ reader takes it from the log, which has checksums.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from share.kernel.experience.vectors import Vectors, to_float32
+
+BLOCK_ROWS = 4096
+"""Rows of its own that are kept together: in blocks nothing is ever copied to make room, however many there are."""
 
 
 class FollowedVectors:
@@ -23,7 +26,7 @@ class FollowedVectors:
     def __init__(self, dimension: int, dtype: str, shared: Vectors | None = None, shared_stop: int = 0) -> None:
         self.dimension = dimension
         self.dtype = np.dtype(dtype)
-        self._parts = _Parts(shared, shared_stop, np.empty((0, dimension), self.dtype), shared_stop)
+        self._parts = _Parts(shared, shared_stop, (), shared_stop, shared_stop)
 
     @property
     def stop(self) -> int:
@@ -34,34 +37,40 @@ class FollowedVectors:
         """Keep rows first_row, first_row + 1, …; shape (N, D)."""
         parts = self._parts
         assert first_row == parts.stop
-        start = first_row - parts.shared_stop
-        needed = start + len(vectors_ND)
-        own_ND = parts.own_ND
-        if needed > len(own_ND):
-            own_ND = np.empty((max(needed, 256, len(own_ND) * 3 // 2), self.dimension), self.dtype)
-            own_ND[:start] = parts.own_ND[:start]
-        own_ND[start:needed] = vectors_ND
-        self._parts = _Parts(parts.shared, parts.shared_stop, own_ND, first_row + len(vectors_ND))
+        blocks, done = parts.blocks, 0
+        while done < len(vectors_ND):
+            used = (first_row + done - parts.start) % BLOCK_ROWS
+            if used == 0:
+                blocks = (*blocks, np.empty((BLOCK_ROWS, self.dimension), self.dtype))
+            take = min(len(vectors_ND) - done, BLOCK_ROWS - used)
+            blocks[-1][used : used + take] = vectors_ND[done : done + take]
+            done += take
+        self._parts = parts._replace(blocks=blocks, stop=first_row + done)
 
     def share(self, shared: Vectors, shared_stop: int) -> None:
         """Take rows below `shared_stop` from the writer's file from now on."""
         parts = self._parts
         assert parts.shared_stop <= shared_stop <= parts.stop
-        kept_ND = parts.own_ND[shared_stop - parts.shared_stop : parts.stop - parts.shared_stop].copy()
-        self._parts = _Parts(shared, shared_stop, kept_ND, parts.stop)
+        done = (shared_stop - parts.start) // BLOCK_ROWS
+        self._parts = _Parts(shared, shared_stop, parts.blocks[done:], parts.start + done * BLOCK_ROWS, parts.stop)
 
     def gather(self, rows_N: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Copies of these rows in this order, float32 of shape (N, D)."""
         parts = self._parts
         rows_N = np.asarray(rows_N)
         is_own = rows_N >= parts.shared_stop
-        if parts.shared is None or is_own.all():
-            return to_float32(parts.own_ND[rows_N - parts.shared_stop])
-        if not is_own.any():
+        if parts.shared is not None and not is_own.any():
             return parts.shared.gather(rows_N)
+        numbers = np.where(is_own, (rows_N - parts.start) // BLOCK_ROWS, -1)
         gathered_ND = np.empty((len(rows_N), self.dimension), np.float32)
-        gathered_ND[is_own] = to_float32(parts.own_ND[rows_N[is_own] - parts.shared_stop])
-        gathered_ND[~is_own] = parts.shared.gather(rows_N[~is_own])
+        for number in np.unique(numbers).tolist():
+            (here,) = np.nonzero(numbers == number)
+            if number < 0:
+                assert parts.shared is not None
+                gathered_ND[here] = parts.shared.gather(rows_N[here])
+            else:
+                at = rows_N[here] - parts.start - number * BLOCK_ROWS
+                gathered_ND[here] = to_float32(parts.blocks[number].take(at, axis=0))
         return gathered_ND
 
     def block(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -71,23 +80,26 @@ class FollowedVectors:
     def stored(self, start: int, stop: int) -> NDArray[Any]:
         """The same rows as they are kept."""
         parts = self._parts
-        own_ND = parts.own_ND[max(start - parts.shared_stop, 0) : max(stop - parts.shared_stop, 0)]
-        if parts.shared is None or start >= parts.shared_stop:
-            return own_ND
-        shared_ND = parts.shared.stored(start, min(stop, parts.shared_stop))
-        return shared_ND if len(own_ND) == 0 else np.concatenate([shared_ND, own_ND])
+        pieces = []
+        if parts.shared is not None and start < parts.shared_stop:
+            pieces.append(parts.shared.stored(start, min(stop, parts.shared_stop)))
+        row, stop = max(start, parts.shared_stop), min(stop, parts.stop)
+        while row < stop:
+            number, used = divmod(row - parts.start, BLOCK_ROWS)
+            take = min(stop - row, BLOCK_ROWS - used)
+            pieces.append(parts.blocks[number][used : used + take])
+            row += take
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, self.dimension), self.dtype), *pieces])
 
 
-class _Parts:
+class _Parts(NamedTuple):
     """Swapped as one, so that no reader sees half a change."""
 
-    __slots__ = ("own_ND", "shared", "shared_stop", "stop")
-
-    def __init__(self, shared: Vectors | None, shared_stop: int, own_ND: NDArray[Any], stop: int) -> None:
-        self.shared = shared
-        self.shared_stop = shared_stop
-        self.own_ND = own_ND
-        self.stop = stop
+    shared: Vectors | None
+    shared_stop: int
+    blocks: tuple[NDArray[Any], ...]  # of BLOCK_ROWS rows each, the first of which is `start`
+    start: int
+    stop: int
 
 
-__all__ = ["FollowedVectors"]
+__all__ = ["BLOCK_ROWS", "FollowedVectors"]

@@ -4,6 +4,7 @@ Three tiers, each row in one of them: the built index over rows below some numbe
 rows that came later, ranked by Hamming distance; and the newest rows, compared exactly. Candidates of the first two
 are ranked again by exact inner products from the vectors file, so every similarity that is returned is exact up to
 the file's number format. Dead rows are masked out, and the base is asked for more until enough of its answers live.
+The sketches come last: what the others found says how near a sketch must be to be looked at.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from share.kernel.contracts.kinds import BuiltIndex
-from share.kernel.experience.sketch import CHUNK_ROWS, Sketch, distances, nearest
+from share.kernel.experience.sketch import CHUNK_ROWS, Sketch, nearest, within
 from share.kernel.experience.vectors import to_float32
 
-TAIL_ROWS = 512
-"""Rows that leave the exact tier at once; it holds at most twice as many."""
+TAIL_ROWS = 32
+"""Rows that leave the exact tier at once, so that no append takes long; it holds at most twice as many …"""
+
+FIRST_ROWS = 512
+"""… but until there are so many none leaves it: the mean of those is the center of the sketches."""
 
 SKETCH_CANDIDATES = 200
 """Sketched rows that are compared exactly in a search for up to ten."""
@@ -53,7 +57,8 @@ class _State(NamedTuple):
     sketch: Sketch | None = None
     chunks: tuple[NDArray[np.uint64], ...] = ()  # (words, CHUNK_ROWS) each, all but the last one full
     sketch_start: int = 0
-    tail: NDArray[np.float32] | None = None  # (2 * TAIL_ROWS, D)
+    tail: NDArray[np.float32] | None = None  # (FIRST_ROWS, D), rows from tail_base on
+    tail_base: int = 0
     tail_start: int = 0  # rows from sketch_start to tail_start are sketched
     stop: int = 0
 
@@ -89,19 +94,21 @@ class Retriever:
         with self._changing:
             state = self._state
             if state.tail is None:
-                tail_ND = np.empty((2 * TAIL_ROWS, self.dimension), np.float32)
-                state = state._replace(tail=tail_ND, sketch_start=first_row, tail_start=first_row, stop=first_row)
+                state = state._replace(sketch_start=first_row, tail_start=first_row, stop=first_row)
+                state = self._with_room(state)
             assert first_row == state.stop, f"row {state.stop} comes next, not {first_row}"
             done = 0
             while done < len(rounded_ND):
-                if state.stop - state.tail_start == 2 * TAIL_ROWS:
-                    state = self._sketched(state)
                 assert state.tail is not None
-                used = state.stop - state.tail_start
-                take = min(len(rounded_ND) - done, 2 * TAIL_ROWS - used)
+                used = state.stop - state.tail_base
+                take = min(len(rounded_ND) - done, FIRST_ROWS - used)
                 state.tail[used : used + take] = rounded_ND[done : done + take]
                 state = state._replace(stop=state.stop + take)
                 done += take
+                if used + take == FIRST_ROWS:
+                    state = self._with_room(self._sketched(state))
+                elif state.sketch is not None and state.stop - state.tail_start >= 2 * TAIL_ROWS:
+                    state = self._sketched(state)
             self._state = state
 
     def set_base(self, built: BuiltIndex, rows_below: int) -> None:
@@ -126,29 +133,22 @@ class Retriever:
         """
         state = self._state
         stop = min(state.stop, row_base + len(alive))
-        rows: list[Rows] = []
-        similarities: list[Similarities] = []
+        rows_N, similarities_N = np.empty(0, np.int64), np.empty(0, np.float32)
         if state.base is not None:
-            found = self._search_base(state.base, query_D, k, alive, row_base)
-            rows.append(found[0])
-            similarities.append(found[1])
+            rows_N, similarities_N = self._search_base(state.base, query_D, k, alive, row_base)
         tail_start = max(state.tail_start, row_base, state.base_stop if state.base is not None else 0)
         if state.tail is not None and tail_start < stop:
-            tail_ND = state.tail[tail_start - state.tail_start : stop - state.tail_start]
-            here = np.where(alive[tail_start - row_base : stop - row_base], tail_ND @ query_D, np.float32(-2))
-            at = np.argpartition(here, -k)[-k:] if k < len(here) else np.arange(len(here))
-            at = at[here[at] > -2]
-            rows.append(at + tail_start)
-            similarities.append(here[at])
-        middle = self._sketch_candidates(state, query_D, k, alive, row_base, min(state.tail_start, stop))
-        if len(middle):
-            rows.append(middle)
-            similarities.append(self._vectors.gather(middle) @ query_D)
-        if not rows:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        if len(rows) == 1:
-            return _best(rows[0], similarities[0], k)
-        return _best(np.concatenate(rows), np.concatenate(similarities), k)
+            here = state.tail[tail_start - state.tail_base : stop - state.tail_base] @ query_D
+            (at,) = np.nonzero(alive[tail_start - row_base : stop - row_base])
+            rows_N = np.concatenate([rows_N, at + tail_start])
+            similarities_N = np.concatenate([similarities_N, here[at]])
+        rows_K, similarities_K = _best(rows_N, similarities_N, k)
+        enough = float(similarities_K[-1]) if 0 < k == len(rows_K) else -1.0
+        middle = self._sketch_candidates(state, query_D, k, enough, alive, row_base, min(state.tail_start, stop))
+        if len(middle) == 0:
+            return rows_K, similarities_K
+        similarities_N = np.concatenate([similarities_K, self._vectors.gather(middle) @ query_D])
+        return _best(np.concatenate([rows_K, middle]), similarities_N, k)
 
     def search_exact(
         self, query_D: NDArray[np.float32], k: int, alive: NDArray[Any], row_base: int
@@ -183,39 +183,59 @@ class Retriever:
         return rows_N, similarities_N
 
     def _sketch_candidates(
-        self, state: _State, query_D: NDArray[np.float32], k: int, alive: NDArray[Any], row_base: int, stop: int
+        self,
+        state: _State,
+        query_D: NDArray[np.float32],
+        k: int,
+        similarity: float,
+        alive: NDArray[Any],
+        row_base: int,
+        stop: int,
     ) -> Rows:
+        """Living sketched rows that may be more similar than `similarity`, the likeliest if there are many."""
         start = max(state.sketch_start, row_base, state.base_stop if state.base is not None else 0)
         if start >= stop or state.sketch is None:
             return np.empty(0, np.int64)
         query_W = state.sketch.encode(query_D[None])[:, 0]
-        counts = []
+        reach = state.sketch.reach(query_D, similarity)
+        rows, counts = [], []
         for number, chunk in enumerate(state.chunks):
             chunk_start = state.sketch_start + number * CHUNK_ROWS
             first, last = max(start, chunk_start), min(stop, chunk_start + CHUNK_ROWS)
             if first < last:
-                counts.append(distances(chunk[:, first - chunk_start : last - chunk_start], query_W))
-        counts_N = np.concatenate(counts) if len(counts) > 1 else counts[0]
-        living = alive[start - row_base : stop - row_base]
-        counts_N[living == 0] = np.iinfo(np.uint16).max
-        at = nearest(counts_N, max(SKETCH_CANDIDATES, SKETCH_CANDIDATES * k // 10))
-        candidates: Rows = at[living[at] != 0] + start
-        return candidates
+                at, counts_N = within(chunk[:, first - chunk_start : last - chunk_start], query_W, reach)
+                living = np.flatnonzero(alive[first - row_base : last - row_base].take(at))
+                rows.append(at.take(living) + first)
+                counts.append(counts_N.take(living))
+        rows_N = np.concatenate(rows)
+        num = max(SKETCH_CANDIDATES, SKETCH_CANDIDATES * k // 10)
+        return rows_N if len(rows_N) <= num else rows_N[nearest(np.concatenate(counts), num)]
 
     def _sketched(self, state: _State) -> _State:
-        """Move the older half of a full tail among the sketches."""
+        """Move all but the newest TAIL_ROWS of the tail among the sketches."""
         assert state.tail is not None
-        leaving_ND = state.tail[:TAIL_ROWS]
+        start, stop = state.tail_start, state.stop - TAIL_ROWS
+        leaving_ND = state.tail[start - state.tail_base : stop - state.tail_base]
         sketch = state.sketch or Sketch(self.dimension, leaving_ND.mean(axis=0))
         bits_WN = sketch.encode(leaving_ND)
-        used = (state.tail_start - state.sketch_start) % CHUNK_ROWS
         chunks = state.chunks
-        if used == 0:
-            chunks = (*chunks, np.empty((sketch.words, CHUNK_ROWS), np.uint64))
-        chunks[-1][:, used : used + TAIL_ROWS] = bits_WN
-        tail_ND = np.empty_like(state.tail)
-        tail_ND[:TAIL_ROWS] = state.tail[TAIL_ROWS:]
-        return state._replace(sketch=sketch, chunks=chunks, tail=tail_ND, tail_start=state.tail_start + TAIL_ROWS)
+        done = 0
+        while done < stop - start:
+            used = (start + done - state.sketch_start) % CHUNK_ROWS
+            if used == 0:
+                chunks = (*chunks, np.empty((sketch.words, CHUNK_ROWS), np.uint64))
+            take = min(stop - start - done, CHUNK_ROWS - used)
+            chunks[-1][:, used : used + take] = bits_WN[:, done : done + take]
+            done += take
+        return state._replace(sketch=sketch, chunks=chunks, tail_start=stop)
+
+    def _with_room(self, state: _State) -> _State:
+        """The tail in a new matrix, with room behind it: searches may still look at the old one."""
+        tail_ND = np.empty((FIRST_ROWS, self.dimension), np.float32)
+        if state.tail is not None:
+            kept_ND = state.tail[state.tail_start - state.tail_base : state.stop - state.tail_base]
+            tail_ND[: len(kept_ND)] = kept_ND
+        return state._replace(tail=tail_ND, tail_base=state.tail_start)
 
 
 class Recall(NamedTuple):
@@ -293,6 +313,7 @@ def _best(rows_N: Rows, similarities_N: Similarities, k: int) -> tuple[Rows, Sim
 
 
 __all__ = [
+    "FIRST_ROWS",
     "SKETCH_CANDIDATES",
     "TAIL_ROWS",
     "Matrix",
