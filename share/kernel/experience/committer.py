@@ -13,6 +13,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from share.kernel.contracts.experience import RecordType
 from share.kernel.contracts.kinds import RecordLog
 from share.kernel.errors import BufferFenced, BufferProblem, BufferUnavailable, ExperienceRefused
@@ -170,9 +173,10 @@ class Committer:
             raise BufferUnavailable(self._broken)
         if self._fenced:
             raise BufferFenced(self._fenced)
+        vectors_ND = stacked(batch.heads)
         if batch.heads:
             try:  # before it counts, or a full disk would be found out too late
-                self._vectors.append(self._memory.table.stop, stacked(batch.heads))
+                self._vectors.append(self._memory.table.stop, vectors_ND)
             except OSError as error:
                 raise problem(error, f"{self._vectors.path}: cannot be written") from error
         started = time.perf_counter()
@@ -183,13 +187,13 @@ class Committer:
         except BufferFenced as error:  # it is in a log that nobody reads on from here
             self._fenced = str(error)
             raise
-        self._apply(batch, locations)
+        self._apply(batch, locations, vectors_ND)
         self._live.publish(batch.next_sequence + len(locations) - 1)
         self.num_syncs += 1
         self.num_records += len(locations)
         self.group_size_max = max(self.group_size_max, len(locations))
 
-    def _apply(self, batch: Batch, locations: Sequence[int]) -> None:
+    def _apply(self, batch: Batch, locations: Sequence[int], vectors_ND: NDArray[np.float32]) -> None:
         table, follower = self._memory.table, self._memory
         first = taken = 0
         while first < len(locations):
@@ -201,10 +205,10 @@ class Committer:
             stop = first
             while stop < len(locations) and batch.records[stop][0] is RecordType.ADD:
                 stop += 1
-            heads = batch.heads[taken : taken + stop - first]
+            at = slice(taken, taken + stop - first)
             sequences = range(batch.next_sequence + first, batch.next_sequence + stop)
-            add(table, sequences, locations[first:stop], heads, follower)
-            first, taken = stop, taken + len(heads)
+            add(table, sequences, locations[first:stop], batch.heads[at], vectors_ND[at], follower)
+            first, taken = stop, at.stop
 
 
 class _Call:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from share.kernel.contracts.kinds import BuiltIndex, Index, RecordLog
 from share.kernel.events import StructuredLogger
-from share.kernel.experience.codec import Head
 from share.kernel.experience.config import PriorityConfig
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.followed import FollowedVectors
 from share.kernel.experience.manifest import Manifest, newest_manifest
 from share.kernel.experience.memory import Memory
 from share.kernel.experience.opening import VectorFeed, load_base
-from share.kernel.experience.replay import replay, stacked
+from share.kernel.experience.replay import replay
 from share.kernel.experience.retrieval import Retriever
 from share.kernel.experience.state import catch_up, load_state
 from share.kernel.experience.table import Rows, Table
@@ -37,10 +37,10 @@ class Following:
         replay(self.memory.table, log.scan(self.sequence, until=until), self, self._reached)
         self.sequence = max(self.sequence, until)
 
-    def added(self, first_row: int, heads: Sequence[Head]) -> None:
+    def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
         """See `Follower`."""
-        self._vectors.append(first_row, stacked(heads))
-        self.memory.added(first_row, heads)
+        self._vectors.append(first_row, vectors_ND)
+        self.memory.added(first_row, vectors_ND)
 
     def removed(self, rows: Rows) -> None:
         """See `Follower`."""

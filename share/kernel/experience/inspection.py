@@ -7,16 +7,16 @@ at work meanwhile: what it replaces while it is looked at is looked at again.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from share.kernel.contracts.experience import Finding
 from share.kernel.contracts.kinds import Storage
 from share.kernel.errors import BufferProblem
 from share.kernel.experience.builder import INDEX
-from share.kernel.experience.codec import Head
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.envelope import Damaged, read_envelope
 from share.kernel.experience.manifest import Manifest, file_name, generations, newest_manifest, read_manifest
@@ -117,14 +117,13 @@ class _Comparison:
         self._snapshot = snapshot
         self._vectors = vectors
 
-    def added(self, first_row: int, heads: Sequence[Head]) -> None:
+    def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
         columns = self._table.columns
-        at = np.arange(first_row, first_row + len(heads)) - columns.row_base
+        at = np.arange(first_row, first_row + len(vectors_ND)) - columns.row_base
         rows, is_alive = self._snapshot.rows_of(columns.sequence[at])
         if is_alive.any():
-            logged_ND = np.stack([head.embedding for head, alive in zip(heads, is_alive, strict=True) if alive])
             stored_ND = self._vectors.gather(rows[is_alive])
-            differs = (logged_ND.astype(self._vectors.dtype).astype(np.float32) != stored_ND).any(axis=1)
+            differs = (vectors_ND[is_alive].astype(self._vectors.dtype).astype(np.float32) != stored_ND).any(axis=1)
             self.differing += rows[is_alive][differs].tolist()
 
     def removed(self, rows: Rows) -> None:

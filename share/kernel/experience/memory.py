@@ -7,7 +7,7 @@ for nobody: they look at the table's columns as they were when they came, and at
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +17,8 @@ from share.kernel.contracts.experience import Experience, Neighbor, Status
 from share.kernel.contracts.kinds import RecordLog
 from share.kernel.contracts.run import Metric
 from share.kernel.errors import ExperienceRefused
-from share.kernel.experience.codec import Head, decode_experience
+from share.kernel.experience.codec import decode_experience
 from share.kernel.experience.config import PriorityConfig
-from share.kernel.experience.replay import stacked
 from share.kernel.experience.retrieval import RecallMonitor, Retriever
 from share.kernel.experience.sampling import PrioritySampler, importance_weights
 from share.kernel.experience.table import Columns, Rows, Table
@@ -55,11 +54,11 @@ class Memory:
         self._sampler: PrioritySampler | None = None  # made when somebody samples
         self._sampling = threading.Lock()
 
-    def added(self, first_row: int, heads: Sequence[Head]) -> None:
+    def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
         """See `Follower`; the vectors are written already."""
-        self.retriever.append(first_row, stacked(heads))
+        self.retriever.append(first_row, vectors_ND)
         if self._sampler is not None:
-            self.weighed(np.arange(first_row, first_row + len(heads)))
+            self.weighed(np.arange(first_row, first_row + len(vectors_ND)))
 
     def removed(self, rows: Rows) -> None:
         """See `Follower`."""

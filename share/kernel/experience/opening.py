@@ -7,7 +7,7 @@ crash in the middle would need.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from share.kernel.contracts.kinds import BuiltIndex, Index, RecordLog, Storage
 from share.kernel.errors import BufferCorrupt, IndexUnavailable
 from share.kernel.events import StructuredLogger
 from share.kernel.experience.builder import INDEX
-from share.kernel.experience.codec import Head
 from share.kernel.experience.config import ExperienceBufferConfig
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.envelope import Damaged, read_envelope
@@ -30,7 +29,6 @@ from share.kernel.experience.lock import WriterLock
 from share.kernel.experience.manifest import Manifest, clean, newest_manifest
 from share.kernel.experience.memory import Memory
 from share.kernel.experience.problem import problem
-from share.kernel.experience.replay import stacked
 from share.kernel.experience.retrieval import RecallMonitor, Retriever
 from share.kernel.experience.state import State, catch_up, load_state
 from share.kernel.experience.table import Rows
@@ -158,10 +156,10 @@ class VectorFeed:
         for first in range(start, stop, BLOCK_ROWS):
             self._search(first, min(first + BLOCK_ROWS, stop))
 
-    def added(self, first_row: int, heads: Sequence[Head]) -> None:
+    def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
         """See `Follower`."""
-        self._vectors.append(first_row, stacked(heads))
-        self._search(first_row, first_row + len(heads))
+        self._vectors.append(first_row, vectors_ND)
+        self._search(first_row, first_row + len(vectors_ND))
 
     def removed(self, rows: Rows) -> None:
         """A search is told which rows live."""

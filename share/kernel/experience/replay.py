@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from share.kernel.contracts.experience import Record, RecordType
-from share.kernel.experience.codec import Head, decode_changes, read_head
+from share.kernel.experience.codec import Head, decode_changes, read_heads
 from share.kernel.experience.table import Rows, Table
 
 RUN_MAX = 256
-"""Most ADD records that are taken together."""
+"""Most ADD records that are taken together; with more objects alive than that Python would look for garbage."""
+
+RUN_BYTES_MAX = 16 << 20
+"""Bytes of payload from which on no more are taken together."""
 
 _CHANGES = (RecordType.REMOVE, RecordType.PRIORITY, RecordType.RETRIEVAL, RecordType.STATUS)
 
@@ -21,8 +24,8 @@ _CHANGES = (RecordType.REMOVE, RecordType.PRIORITY, RecordType.RETRIEVAL, Record
 class Follower(Protocol):
     """What wants to know how the table changes."""
 
-    def added(self, first_row: int, heads: Sequence[Head]) -> None:
-        """Rows from `first_row` on are new; some of them may be dead again already."""
+    def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
+        """Rows from `first_row` on are new, with these embeddings; some of them may be dead again already."""
 
     def removed(self, rows: Rows) -> None:
         """Rows died, by removal or eviction."""
@@ -35,28 +38,31 @@ def replay(
     table: Table, records: Iterable[Record], follower: Follower | None = None, seen: Callable[[int], None] | None = None
 ) -> int:
     """Apply all records. Returns the last sequence, 0 without one; `seen` is told of it now and then."""
-    last = 0
-    run: list[Record] = []
+    last, run = 0, _Run()
     for record in records:
-        if record.type is RecordType.ADD:
-            run.append(record)
-            if len(run) < RUN_MAX:
-                continue
-        if run:
-            last = _add_all(table, run, follower)
-            run = []
+        if record.type is RecordType.ADD and not run.take(record):
+            continue
+        if run.sequences:
+            last = run.sequences[-1]
+            run.apply(table, follower)
+            run = _Run()
             if seen is not None:
                 seen(last)
         if record.type is not RecordType.ADD:
             change(table, record.sequence, record.type, record.payload, follower)
             last = record.sequence
-    return _add_all(table, run, follower) if run else last
+    if run.sequences:
+        last = run.sequences[-1]
+        run.apply(table, follower)
+    return last
 
 
 def stacked(heads: Sequence[Head]) -> NDArray[np.float32]:
     """Their embeddings, shape (N, D)."""
     if len(heads) == 1:
         return heads[0].embedding[None]
+    if not heads:
+        return np.empty((0, 0), np.float32)
     return np.concatenate([head.embedding for head in heads]).reshape(len(heads), -1)
 
 
@@ -65,9 +71,10 @@ def add(
     sequences: Sequence[int],
     locations: Sequence[int],
     heads: Sequence[Head],
-    follower: Follower | None = None,
+    vectors_ND: NDArray[np.float32],
+    follower: Follower,
 ) -> None:
-    """Apply ADD records that follow each other."""
+    """Apply ADD records that follow each other; `vectors_ND` are their embeddings."""
     first = table.stop
     if len(heads) == 1:
         (head,) = heads
@@ -84,18 +91,9 @@ def add(
             [head.priority for head in heads],
             [head.status for head in heads],
         )
-    if follower is not None:
-        follower.added(first, heads)
-        if len(evicted):
-            follower.removed(evicted)
-
-
-def _add_all(table: Table, run: Sequence[Record], follower: Follower | None) -> int:
-    """Apply ADD records that follow each other. Returns the last sequence."""
-    sequences = [record.sequence for record in run]
-    heads = [read_head(record.payload) for record in run]
-    add(table, sequences, [record.location for record in run], heads, follower)
-    return sequences[-1]
+    follower.added(first, vectors_ND)
+    if len(evicted):
+        follower.removed(evicted)
 
 
 def change(
@@ -128,4 +126,40 @@ def change(
         follower.weighed(rows)
 
 
-__all__ = ["RUN_MAX", "Follower", "add", "change", "replay", "stacked"]
+class _Run:
+    """ADD records that follow each other, in columns."""
+
+    __slots__ = ("locations", "num_bytes", "payloads", "sequences")
+
+    def __init__(self) -> None:
+        self.sequences: list[int] = []
+        self.locations: list[int] = []
+        self.payloads: list[bytes | memoryview] = []
+        self.num_bytes = 0
+
+    def take(self, record: Record) -> bool:
+        """Returns whether it is full by that."""
+        self.sequences.append(record.sequence)
+        self.locations.append(record.location)
+        self.payloads.append(record.payload)
+        self.num_bytes += len(record.payload)
+        return len(self.sequences) >= RUN_MAX or self.num_bytes >= RUN_BYTES_MAX
+
+    def apply(self, table: Table, follower: Follower | None) -> None:
+        first, heads = table.stop, read_heads(self.payloads)
+        evicted = table.extend(
+            self.sequences,
+            self.locations,
+            heads.ids,
+            heads.subject_hash,
+            heads.created_at,
+            heads.priority,
+            heads.status,
+        )
+        if follower is not None:
+            follower.added(first, heads.embeddings)
+            if len(evicted):
+                follower.removed(evicted)
+
+
+__all__ = ["RUN_BYTES_MAX", "RUN_MAX", "Follower", "add", "change", "replay", "stacked"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from share.kernel.experience.codec import ID_BYTES_MAX
 
@@ -106,10 +106,10 @@ class Table:
         sequences: Sequence[int],
         locations: Sequence[int],
         keys: Sequence[bytes],
-        subjects: Sequence[int],
-        created: Sequence[float],
-        priorities: Sequence[float],
-        status: Sequence[int],
+        subjects: ArrayLike,
+        created: ArrayLike,
+        priorities: ArrayLike,
+        status: ArrayLike,
     ) -> Rows:
         """As `add` for each in turn, and faster."""
         count = len(sequences)
