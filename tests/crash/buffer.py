@@ -29,7 +29,9 @@ from share.kernel.experience.lock import NAME as LOCK
 from share.kernel.experience.upkeep import Upkeep
 from share.kernel.index.flat import Flat, FlatConfig
 from share.kernel.registry import Registry
-from tests.crash.disk import FAULTS, Image, SimulatedDisk
+from tests.crash.disk import SimulatedDisk
+from tests.crash.faults import FAULTS
+from tests.crash.images import Image
 from tests.crash.model import BufferModel, BufferState, Item, Violation
 from tests.crash.workload import Killed, MakeStorage, Moves, Mutate, Recovery, Workload, Writer, unchanged
 from tests.experience.making import DIMENSION, FAR, experience
@@ -300,6 +302,13 @@ class BufferWorld(Workload[Session, BufferModel]):
         with contextlib.suppress(Killed):
             self.rng.choice([self.add, self.change, self.rebuild, self.compact])()
         self.end()
+
+    def look(self) -> None:
+        """The buffer, opened if it is not, holds and finds what the model says."""
+        if self.session is None:
+            self.buffer  # noqa: B018  opening compares
+        else:
+            self._compare()
 
     def _compare(self) -> None:
         if found_in(self.buffer, self.model.capacity) != self.model.now:
