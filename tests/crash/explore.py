@@ -20,7 +20,7 @@ from typing import Protocol
 
 from share.kernel.errors import BufferProblem
 from tests.crash.buffer import BufferCheck, BufferWorld
-from tests.crash.disk import Image
+from tests.crash.images import Image
 from tests.crash.log import LogCheck, LogWorld, file_storage
 from tests.crash.model import Violation
 from tests.crash.workload import Point

@@ -17,7 +17,9 @@ from share.kernel.contracts.kinds import RecordLog, Storage
 from share.kernel.errors import BufferFenced, BufferFull, BufferProblem, BufferUnavailable
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.frame import pack_frame
-from tests.crash.disk import FAULTS, FailsAt, Fault, Image, SimulatedDisk
+from tests.crash.disk import SimulatedDisk
+from tests.crash.faults import FAULTS, FailsAt, Fault
+from tests.crash.images import Image
 from tests.crash.model import LogModel, Violation, Written
 from tests.crash.workload import Killed, MakeStorage, Moves, Mutate, Recovery, Workload, Writer, unchanged
 

@@ -29,7 +29,8 @@ from share.kernel.experience.disk import Disk, File, opened
 from share.kernel.experience.frame import HEADER, HEADER_BYTES, Frame, frame_bytes, last_of_hole, pack_frame
 from share.kernel.experience.table import Table
 from share.kernel.experience.vectors import Vectors
-from tests.crash.disk import Call, Interposed, SimulatedFile
+from tests.crash.disk import Call, SimulatedFile
+from tests.crash.interposed import Interposed
 
 Perform = Callable[[], object]
 

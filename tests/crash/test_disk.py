@@ -11,7 +11,11 @@ from random import Random
 import pytest
 
 from share.kernel.experience.disk import Disk, RealDisk, opened, publish
-from tests.crash.disk import FAULTS, SECTOR, FailsAt, Fault, Image, Interposed, PowerCut, SimulatedDisk
+from tests.crash.disk import PowerCut, SimulatedDisk
+from tests.crash.faults import FAULTS, FailsAt, Fault
+from tests.crash.images import Image
+from tests.crash.interposed import Interposed
+from tests.crash.nodes import SECTOR
 
 ROOT = Path("/simulated")
 

@@ -12,8 +12,9 @@ import pytest
 from share.kernel.contracts.experience import RecordType
 from share.kernel.errors import BufferUnavailable
 from share.kernel.experience.disk import File
-from tests.crash.disk import Between, Call, Interposed, SimulatedDisk
+from tests.crash.disk import Call, SimulatedDisk
 from tests.crash.explore import SUBJECTS, Depth, explore, table
+from tests.crash.interposed import Between, Interposed
 from tests.crash.log import DIRECTORY, ROOT, file_storage
 from tests.crash.workload import Killed
 

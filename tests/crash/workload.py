@@ -14,7 +14,10 @@ from typing import Generic, TypeVar, cast
 
 from share.kernel.contracts.kinds import Storage
 from share.kernel.experience.disk import Disk, File
-from tests.crash.disk import Between, Call, FailsAt, Fault, Frozen, Image, Interposed, SimulatedDisk
+from tests.crash.disk import Call, SimulatedDisk
+from tests.crash.faults import FailsAt, Fault
+from tests.crash.images import Frozen, Image
+from tests.crash.interposed import Between, Interposed
 from tests.crash.model import BufferModel, LogModel
 
 Mutate = Callable[[Disk], Disk]
