@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,6 +103,20 @@ def test_any_permuted_strided_shape_survives(shape: list[int], seed: int) -> Non
     seen = manager.reconstruct_tensor(manager.create_shared_tensor(tensor))
     assert seen.shape == tensor.shape
     assert torch.equal(seen, tensor)
+    manager.close()
+
+
+@pytest.mark.parametrize("size", [65_536, 65_537, 524_288, 524_289, 1_500_000])
+def test_a_tensor_of_several_pieces_arrives_whole_and_is_checked_to_its_end(size: int) -> None:
+    manager = SharedMemoryManager(num_slots=1, slot_bytes=1_500_000)
+    tensor = random_tensor(torch.uint8, size)
+    info = manager.create_shared_tensor(tensor)
+    assert info.checksum == xxhash.xxh3_64_intdigest(tensor.numpy())
+    seen = manager.reconstruct_tensor(info)
+    assert torch.equal(seen, tensor)
+    seen[-1] ^= 1
+    with pytest.raises(TransportError, match="not those that were put in"):
+        manager.reconstruct_tensor(info)
     manager.close()
 
 

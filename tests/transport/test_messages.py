@@ -124,6 +124,7 @@ def test_a_full_socket_refuses_and_loses_nothing(ends: tuple[Channel, Channel]) 
     [
         (Failed("x" * MESSAGE_BYTES_MAX), "put what is large into tensors"),
         (Assign("t", "k", {"x": object()}, {}), "is not JSON"),  # type: ignore[dict-item]
+        (Confirmed("t", "v", "half a character: \ud800"), "is not JSON"),  # nobody could read it
     ],
 )
 def test_what_cannot_be_said_is_refused(ends: tuple[Channel, Channel], message: Message, complaint: str) -> None:

@@ -24,6 +24,11 @@ from share.kernel.errors import SlabFull, TensorTooLarge, TransportError
 from share.kernel.transport.slab import Slab, map_read_only
 
 PAGE_BYTES = 4096
+_PIECE_BYTES = 512 * 1024
+"""What is copied at once and then checked while it is still in the processor's cache."""
+_DIGEST_BYTES = 64 * 1024
+"""What is checked at once. For more than this xxhash lets go of the interpreter's lock, and a thread that is busy in
+Python gives it back up to 5 ms later, at every piece."""
 
 
 def _dtype(value: object) -> torch.dtype:
@@ -82,8 +87,9 @@ class SharedMemoryStatus:
 
 @dataclass(slots=True)
 class _Segment:
-    info: SharedMemoryInfo
+    name: str
     slots: range
+    generation: int
     state: SlotState
     claimed_at: float
     kept: bool = False
@@ -129,22 +135,17 @@ class SharedMemoryManager:
             raise TransportError(f"a tensor of layout {tensor.layout} cannot be shared; make it dense first")
         source = tensor.detach().resolve_conj().resolve_neg()
         size_bytes = source.numel() * source.element_size()
-        segment = self._claim(size_bytes, tuple(source.shape), source.dtype)
+        segment = self._claim(size_bytes)
+        slot = segment.slots.start
         try:
-            content = self._bytes(segment.info)
-            if source.is_contiguous():  # as bytes: torch copies some types number by number
-                content.copy_(source.as_strided((source.numel(),), (1,)).view(torch.uint8))
-            else:
-                content.view(source.dtype).view(source.shape).copy_(source)
-            checksum = _checksum(self._bytes(segment.info))
+            checksum = _copy(source, self._slab.data[slot * self.slot_bytes :][:size_bytes])
         except BaseException:
-            self.mark_cleaned(segment.info.name)
+            self.mark_cleaned(segment.name)
             raise
-        info = segment.info
-        segment.info = SharedMemoryInfo(
-            info.name, info.shape, info.dtype, info.created_at, size_bytes, info.slot, info.generation, checksum
+        created_at = datetime.now(UTC)
+        return SharedMemoryInfo(
+            segment.name, tuple(source.shape), source.dtype, created_at, size_bytes, slot, segment.generation, checksum
         )
-        return segment.info
 
     def reconstruct_tensor(self, shm_info: SharedMemoryInfo) -> Tensor:
         """The tensor as it was put in, checked, as a view of the slab: clone what must outlive `mark_cleaned`.
@@ -196,7 +197,7 @@ class SharedMemoryManager:
             for segment in stale:
                 self._free(segment)
             self._stale += len(stale)
-        return [segment.info.name for segment in stale]
+        return [segment.name for segment in stale]
 
     def get_status(self) -> SharedMemoryStatus:
         with self._lock:
@@ -217,7 +218,7 @@ class SharedMemoryManager:
         """Let go of the slab. Nothing can be shared any more."""
         self._slab.close()
 
-    def _claim(self, size_bytes: int, shape: tuple[int, ...], dtype: torch.dtype) -> _Segment:
+    def _claim(self, size_bytes: int) -> _Segment:
         needed = max(1, -(-size_bytes // self.slot_bytes))
         if needed > len(self._slots):
             raise TensorTooLarge(
@@ -236,15 +237,16 @@ class SharedMemoryManager:
                 )
             self._generations[first] += 1
             generation = self._generations[first]
-            name = f"slot{first}.{generation}"
-            info = SharedMemoryInfo(name, shape, dtype, datetime.now(UTC), size_bytes, first, generation, checksum=0)
-            segment = _Segment(info, range(first, first + needed), SlotState.FREE, self._clock())
+            slots = range(first, first + needed)
+            segment = _Segment(f"slot{first}.{generation}", slots, generation, SlotState.FREE, self._clock())
             self._set_state(segment, SlotState.WRITTEN)
-            self._segments[name] = segment
+            self._segments[segment.name] = segment
             self._created += 1
             return segment
 
     def _first_fit(self, needed: int) -> int | None:
+        """The lowest that are free, however lately they were used: those are in a cache. Going round all of them made
+        10 MiB take 3.1 ms in place of 1.8."""
         run = 0
         for slot, state in enumerate(self._slots):
             run = run + 1 if state is SlotState.FREE else 0
@@ -259,11 +261,7 @@ class SharedMemoryManager:
 
     def _free(self, segment: _Segment) -> None:
         self._set_state(segment, SlotState.FREE)
-        del self._segments[segment.info.name]
-
-    def _bytes(self, info: SharedMemoryInfo) -> Tensor:
-        start = info.slot * self.slot_bytes
-        return self._slab.data[start : start + info.size_bytes]
+        del self._segments[segment.name]
 
 
 class SharedMemoryReconstructor:
@@ -281,6 +279,22 @@ class SharedMemoryReconstructor:
         when the bytes are not those that the engine put in.
         """
         return _view(self._data, shm_info, self._slot_bytes)
+
+
+def _copy(source: Tensor, content: Tensor) -> int:
+    """Copy a dense tensor into uint8 of shape (size,); returns the checksum of what then lies there."""
+    if source.device.type != "cpu" or not source.is_contiguous():
+        content.view(source.dtype).view(source.shape).copy_(source)
+        return _checksum(content)
+    given = source.as_strided((source.numel(),), (1,)).view(torch.uint8).numpy().data
+    put = content.numpy().data  # a memoryview keeps the lock too, and torch's copy_ does not
+    digest = xxhash.xxh3_64()
+    for start in range(0, len(given), _PIECE_BYTES):
+        piece = put[start : start + _PIECE_BYTES]
+        piece[:] = given[start : start + _PIECE_BYTES]
+        for part in range(0, len(piece), _DIGEST_BYTES):
+            digest.update(piece[part : part + _DIGEST_BYTES])
+    return digest.intdigest()
 
 
 def _view(data: Tensor, info: SharedMemoryInfo, slot_bytes: int) -> Tensor:

@@ -6,7 +6,6 @@ with the worker before or after it, so one that was killed in the middle of a wo
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 from array import array
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, TypeAdapter
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
 from share.kernel.errors import TransportError
 from share.kernel.transport.memory import SharedMemoryInfo
@@ -133,7 +132,10 @@ class Died:
 
 
 Message = TakeOver | Assign | Finish | Warm | Ready | Begun | Confirmed | Failed | Leaving | Fork | Born | Died
-_MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+_MESSAGES: TypeAdapter[Message] = TypeAdapter(
+    Annotated[Message, Field(discriminator="type")],
+    config=ConfigDict(ser_json_inf_nan="constants"),  # null is not what was said
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +198,8 @@ class Channel:
 def encode(message: Message) -> bytes:
     """The packet of a message. Raises TransportError when it is too long or JSON cannot hold it."""
     try:
-        # Not dump_json, which makes null of a float that is not finite.
-        data = json.dumps(_MESSAGES.dump_python(message, mode="json", warnings="error")).encode()
-    except (TypeError, ValueError) as error:
+        data = _MESSAGES.dump_json(message, warnings="error")
+    except ValueError as error:
         raise TransportError(f"a message of type {message.type} is not JSON: {error}") from error
     if len(data) > MESSAGE_BYTES_MAX:
         raise TransportError(
