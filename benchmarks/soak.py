@@ -20,44 +20,31 @@ import json
 import os
 import random
 import signal
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import psutil
 from tqdm import tqdm
 
-from benchmarks.online_service import ROOT, OnlineService, question
+from benchmarks.online_service import OnlineService, question
+from benchmarks.soak_samples import Sample, draw, sampled
+from benchmarks.soak_verdicts import IMAGES_MB, WARM_UP, Counts, judged
 from share.kernel.config import Choice
 from share.kernel.contracts.kinds import Task
 from share.kernel.contracts.task import Prompt
 from share.kernel.registry import load_registry
 from share.kernel.serving.keys import Role
 
-WARM_UP = 0.4
-"""Part of the time after which nothing may grow any more: what is kept is as old as it gets after a sixth, and every
-version, window and cache has been filled."""
-
 RETENTION = 1 / 6
 """Part of the time for which anything is kept."""
 
-GROWTH_MAX = 0.05
-"""By which part a process's memory may grow from the warm-up to the end, by the slope of its samples."""
-
 FAVOURITE = "What digit is"
 """How a question in the starter's favourite wording begins; it is wrong about most of the others until it learns."""
-
-LEAK_MIN = 8
-"""Descriptors or threads more at the end than there ever were in the warm-up that are a leak: clients come and go, but
-what leaks by request, update or worker adds up."""
 
 DRIFTS, ROLLBACKS, KILLS = 8, 6, 5
 """How often in the whole time."""
@@ -68,58 +55,8 @@ KILL_EVERY_S_MIN = 40.0
 UPDATES_MAX = 4
 """Updates on their way at which the reviewer waits: on a busy machine the worker gets what is left over."""
 
-IMAGES_MB = 32
-"""Megabytes of images that wait for review; few, so that this is full long before the end of hours."""
-
-GROWTH_MB_MIN = 40.0 + IMAGES_MB
-"""Megabytes of growth that are never too much: what an allocator holds back in minutes, and the images, which are
-not full in minutes. Only hours tell a slow leak from that."""
-
 SAMPLES = 360
 """Samples at most; no closer than a second."""
-
-SHARED = "/dev/shm/"
-SEGMENT_SUFFIX = ".segment"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The service at one moment, `at` in seconds since the start. Megabytes are resident ones, of the engine's process,
-    of the worker's, and of all its processes together; `versions` counts what was published."""
-
-    at: float
-    engine_mb: float
-    worker_mb: float | None
-    all_mb: float
-    descriptors: int
-    threads: int
-    processes: int
-    shared_names: int
-    segments: int
-    disk_mb: float
-    experiences: int
-    updates: int
-    versions: int
-
-
-@dataclass(slots=True)
-class Counts:
-    """What was done. `told` counts answers by status, or by what happened instead."""
-
-    told: Counter[str] = field(default_factory=Counter)
-    right: int = 0
-    decided: int = 0
-    rollbacks: int = 0
-    kills: int = 0
-    mishaps: list[str] = field(default_factory=list)
-    """Calls of the reviewer, operator or viewer that did not go well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    name: str
-    is_good: bool
-    said: str
 
 
 class Soak:
@@ -236,28 +173,7 @@ class Soak:
         if not told:
             return
         self.last = told
-        worker = (told["learning"]["worker"] or {}).get("pid")
-        processes = [psutil.Process(self._service.process.pid)]
-        processes += processes[0].children(recursive=True)
-        looks = {process.pid: look for process in processes if (look := _look(process)) is not None}
-        engine = looks[processes[0].pid]
-        self.samples.append(
-            Sample(
-                at=round(self._now, 1),
-                engine_mb=engine[0],
-                worker_mb=looks[worker][0] if worker in looks else None,
-                all_mb=sum(look[0] for look in looks.values()),
-                descriptors=engine[1],
-                threads=engine[2],
-                processes=len(looks),
-                shared_names=len(set[str]().union(*(_shared_names(pid) for pid in looks))),
-                segments=len([*self._service.directory.rglob(f"*{SEGMENT_SUFFIX}")]),
-                disk_mb=_disk_mb(self._service.directory),
-                experiences=told["memory"]["buffer"]["experiences"],
-                updates=told["learning"]["confirmed"],
-                versions=told["releases"]["published"],
-            )
-        )
+        self.samples.append(sampled(self._service, told, self._now))
 
     async def _call(self, role: Role, method: str, path: str, body: object = None) -> dict[str, Any]:
         """Empty, and noted, when it did not go well."""
@@ -285,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             soak = Soak(service, seconds, arguments.rate)
             asyncio.run(soak.run())
             code = service.stop()
-        verdicts = judged(soak, code, service.directory)
+        verdicts = judged(soak.counts, soak.samples, soak.last, code, service.directory)
         (arguments.output / "service.txt").write_bytes(service.log.read_bytes())
     report = {
         "minutes": arguments.minutes,
@@ -297,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "samples": [asdict(sample) for sample in soak.samples],
     }
     (arguments.output / "soak.json").write_text(json.dumps(report, indent=1))
-    draw(soak.samples, arguments.output / "soak.png")
+    draw(soak.samples, WARM_UP, arguments.output / "soak.png")
     for verdict in verdicts:
         print(f"{'ok ' if verdict.is_good else 'BAD'} {verdict.name:16} {verdict.said}")
     return int(not all(verdict.is_good for verdict in verdicts))
@@ -319,143 +235,6 @@ def settings(seconds: float) -> tuple[str, ...]:
         f"engine.images_bytes_max={IMAGES_MB * 10**6}",
         "engine.gate.lr_max=0.002",
     )
-
-
-def judged(soak: Soak, code: int, directory: Path) -> list[Verdict]:
-    """What came of it."""
-    counts, samples, told = soak.counts, soak.samples, soak.last
-    failed = counts.told.total() - counts.told["200"]
-    learned, released, worker = told["learning"], told["releases"], told["learning"]["worker"]
-    warm = [sample for sample in samples if sample.at >= WARM_UP * samples[-1].at]
-    return [
-        Verdict("requests", failed == 0, f"{counts.told['200']} answered, {counts.right} rightly; others: {failed}"),
-        Verdict("other calls", not counts.mishaps, "; ".join(counts.mishaps[:3]) or "all went well"),
-        Verdict(
-            "learning",
-            learned["confirmed"] > 0 and released["published"] > 0 and released["rollbacks"] > 0,
-            f"{counts.decided} reviews decided, {learned['confirmed']} of {learned['sent']} updates confirmed, "
-            f"{released['published']} versions published, {released['rollbacks']} rollbacks",
-        ),
-        Verdict(
-            "worker",
-            worker["deaths"] >= counts.kills > 0 and worker["state"] != "suspended",
-            f"{counts.kills} killed, {worker['deaths']} deaths, {worker['state']}",
-        ),
-        _flat("engine memory", [(each.at, each.engine_mb) for each in warm]),
-        _flat("worker memory", [(each.at, each.worker_mb) for each in warm if each.worker_mb is not None]),
-        _level("descriptors", [each.descriptors for each in samples], len(warm)),
-        _level("threads", [each.threads for each in samples], len(warm)),
-        Verdict(
-            "shared memory", not any(each.shared_names for each in warm), f"{warm[-1].shared_names} names in {SHARED}"
-        ),
-        Verdict(
-            "retention",
-            warm[-1].experiences < 0.6 * counts.told["200"],
-            f"{warm[-1].experiences} of {counts.told['200']} experiences are left, {warm[-1].disk_mb:.1f} MB of disk",
-        ),
-        Verdict("exit", code == 0, f"SIGTERM: exit code {code}"),
-        _verified("buffer", "buffer", "verify", str(directory / "buffer")),
-        _verified("audit log", "audit", "verify", str(directory / "audit.log")),
-    ]
-
-
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """The median of the slopes between all pairs (Theil 1950, Sen 1968), per second; 0 of fewer than two."""
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2) if b[0] > a[0]]
-    return statistics.median(slopes) if slopes else 0.0
-
-
-def _flat(name: str, points: Sequence[tuple[float, float]]) -> Verdict:
-    if len(points) < 2:
-        return Verdict(name, False, f"{len(points)} samples are too few")
-    span_s, level = points[-1][0] - points[0][0], statistics.median(value for _, value in points)
-    growth, bound = slope(points) * span_s, max(GROWTH_MB_MIN, GROWTH_MAX * level)
-    return Verdict(
-        name,
-        growth <= bound,
-        f"{level:.0f} MB; {growth:+.1f} MB in the last {span_s / 60:.1f} minutes by the slope (bound {bound:.0f})",
-    )
-
-
-def _level(name: str, values: Sequence[int], num_warm: int) -> Verdict:
-    before, warm = values[: len(values) - num_warm], values[len(values) - num_warm :]
-    usual, last = max(before, default=0), statistics.median(warm[len(warm) // 2 :])
-    return Verdict(
-        name,
-        last < usual + LEAK_MIN,
-        f"{last:g} in the last third (median), at most {usual} in the warm-up (bound {usual + LEAK_MIN - 1})",
-    )
-
-
-def _verified(name: str, *arguments: str) -> Verdict:
-    ran = subprocess.run(
-        [sys.executable, "-m", "share.kernel", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    said = (ran.stdout + ran.stderr).strip().splitlines()
-    return Verdict(name, ran.returncode == 0, said[-1] if said else f"exit code {ran.returncode}")
-
-
-def _look(process: psutil.Process) -> tuple[float, int, int] | None:
-    """Megabytes, descriptors and threads; None of one that has ended."""
-    try:
-        with process.oneshot():
-            return process.memory_info().rss / 1e6, _num_descriptors(process.pid), process.num_threads()
-    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-        return None
-
-
-def _num_descriptors(pid: int) -> int:
-    """Without segments of the buffer's log, of which it keeps as many open as it reads, up to a bound."""
-    count = 0
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            count += not os.readlink(path).endswith(SEGMENT_SUFFIX)
-    return count
-
-
-def _shared_names(pid: int) -> set[str]:
-    """Files below /dev/shm that the process maps and that still have their name."""
-    try:
-        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    except OSError:
-        return set()
-    return {line.partition(SHARED)[2] for line in maps if SHARED in line and not line.endswith("(deleted)")}
-
-
-def _disk_mb(directory: Path) -> float:
-    total = 0
-    for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
-    return total / 1e6
-
-
-def draw(samples: Sequence[Sample], path: Path) -> None:
-    """The curves, one above the other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels = (
-        ("memory, MB", ("engine_mb", "worker_mb")),
-        ("open, threads, segments", ("descriptors", "threads", "segments")),
-        ("disk, MB", ("disk_mb",)),
-        ("experiences kept", ("experiences",)),
-        ("updates, versions", ("updates", "versions")),
-    )
-    figure = Figure(figsize=(9, 2 * len(panels)), dpi=110, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(panels), 1, sharex=True)
-    for axis, (title, names) in zip(axes, panels, strict=True):
-        for name in names:
-            known = [(each.at / 60, value) for each in samples if (value := getattr(each, name)) is not None]
-            axis.plot(*zip(*known, strict=True), label=name.removesuffix("_mb")) if known else None
-        axis.set_ylabel(title)
-        axis.set_ylim(bottom=0)
-        axis.axvspan(0, WARM_UP * samples[-1].at / 60, color="#667085", alpha=0.1)
-        if len(names) > 1:
-            axis.legend(frameon=False, fontsize=8)
-    axes[-1].set_xlabel("minutes; grey: warm-up")
-    figure.savefig(path)
 
 
 if __name__ == "__main__":
