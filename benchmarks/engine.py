@@ -53,6 +53,9 @@ CONSULT_MS_MAX = 1.0
 NOISE = 0.25
 """Length of what an experience's embedding differs from a question's: most are near enough to vote."""
 
+NUM_CLIENTS = 50
+"""Clients that have asked what is remembered, and that ask."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=(__doc__ or "").partition("\n")[0])
@@ -150,14 +153,15 @@ def fill(engine: InferenceEngine, buffer: ExperienceBuffer, prompts: Sequence[Pr
             drawn = random.standard_normal(len(original.embedding))
             near = original.embedding + NOISE * drawn / np.linalg.norm(drawn)
             embedding = (near / np.linalg.norm(near)).astype(np.float32)
-            metadata = {**original.metadata, "client": f"client-{number % 50}"}
+            metadata = {**original.metadata, "client": f"client-{random.integers(NUM_CLIENTS)}"}
             batch.append(replace(original, id=uuid.uuid4().hex, embedding=embedding, metadata=metadata))
         buffer.add_many(batch)
     buffer.rebuild()
 
 
 def asked(prompt: Prompt) -> Request:
-    return Request(uuid.uuid4().hex, prompt.question, prompt.images, client="benchmark", answer_type="number")
+    client = f"client-{uuid.uuid4().int % NUM_CLIENTS}"
+    return Request(uuid.uuid4().hex, prompt.question, prompt.images, client=client, answer_type="number")
 
 
 if __name__ == "__main__":

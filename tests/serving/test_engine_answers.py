@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from share.kernel.adaptation.audit import AuditLog
 from share.kernel.adaptation.gate import Gate
 from share.kernel.contracts.experience import Status
+from share.kernel.contracts.serving import Reply
 from share.kernel.contracts.task import Prompt
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
 from share.kernel.data.checkers import canonical
@@ -35,6 +37,12 @@ class Stuck:
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def sources(reply: Reply) -> set[str]:
+    """Whoever had a say."""
+    assert reply.votes is not None
+    return {opinion.vote.source for opinion in reply.votes.provenance}
 
 
 def test_without_audited_evidence_the_answer_is_the_frozen_policys(
@@ -108,14 +116,72 @@ def test_a_voter_that_hangs_or_fails_leaves_the_policys_answer(
     voter.is_let_go.set()
 
 
-def test_a_broken_index_leaves_the_policys_answer(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+def test_a_disk_that_cannot_be_read_leaves_the_policys_answer(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
     disk = FaultyDisk()
-    parts = make(tmp_path, disk=disk)
+    parts = make(tmp_path)
     first = parts.ask(questions[0])
+    parts.engine.close()
+    parts = make(tmp_path, disk=disk)
     disk.fails = lambda call, path: OSError(errno.EIO, "read error") if call == "pread" else None
     second = parts.ask(questions[0])
     assert (second.answer, second.votes) == (first.answer, None)
     assert parts.engine.get_statistics().memory.policy_only == {"failed": 1}
+
+
+def test_what_has_voted_once_is_not_read_again(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    disk = FaultyDisk()
+    parts = make(tmp_path)
+    parts.ask(questions[0], client="ann")
+    parts.engine.close()
+    parts = make(tmp_path, disk=disk)
+    first = parts.ask(questions[0], client="bob")
+    disk.fails = lambda call, path: OSError(errno.EIO, "read error") if call == "pread" else None
+    second = parts.ask(questions[0], client="eve")
+    assert sources(first) == {"policy", "client:ann"}
+    assert sources(second) == {"policy", "client:ann", "client:bob"}
+
+
+def test_one_client_does_not_crowd_out_the_others(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    parts = make(tmp_path, neighbors=4)
+    parts.ask(questions[0], "own", client="eve")
+    own = parts.buffer.get("own")
+    assert own is not None
+    for number in range(8):
+        parts.buffer.add(replace(own, id=f"eve-{number}"))  # as near as can be
+    away = own.embedding.copy()
+    away[0] += 0.1
+    away /= np.linalg.norm(away)
+    for client in ("ann", "bob", "cyd"):
+        parts.buffer.add(replace(own, id=client, embedding=away, metadata={**own.metadata, "client": client}))
+    reply = parts.ask(questions[0], client="dan")
+    assert sources(reply) == {"policy", "client:ann", "client:bob", "client:cyd", "client:eve"}
+    kept = parts.buffer.get(reply.trace_id)
+    assert kept is not None
+    assert len(kept.metadata["voters"]) == 4, "who had no vote is not credited with one"
+
+
+def test_what_a_person_decides_counts_at_the_next_vote_and_what_is_erased_at_none(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path)
+    for name in ("ann", "bob", "cyd"):
+        parts.ask(questions[0], name, client=name, subject=name)
+    assert sources(parts.ask(questions[0], client="eve", read_only=True)) == {
+        "policy",
+        "client:ann",
+        "client:bob",
+        "client:cyd",
+    }
+    parts.engine.process_human_review_decision("ann", True, reviewer="r")
+    parts.engine.process_human_review_decision("bob", False, reviewer="r")
+    reply = parts.ask(questions[0], client="eve", read_only=True)
+    assert sources(reply) == {"policy", "review:ann", "client:cyd"}
+    parts.engine.erase("ann", actor="admin")
+    parts.engine.erase("cyd", actor="admin")
+    reply = parts.ask(questions[0], client="eve", read_only=True)
+    assert reply.votes is None
 
 
 def test_a_full_disk_costs_the_memory_of_an_answer_and_not_the_answer(

@@ -22,6 +22,7 @@ from share.kernel.experience.buffer import ExperienceBuffer, open_buffer
 from share.kernel.experience.config import ExperienceBufferConfig
 from share.kernel.registry import Registry
 from share.kernel.serving.audit_trail import AuditTrail
+from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.behind import Behind
 from share.kernel.serving.consultation import WAITING_MAX, Consultant, Consultation, Question
 from share.kernel.serving.engine_config import EngineConfig
@@ -135,7 +136,7 @@ def test_a_search_that_hangs_costs_the_limit_and_what_comes_behind_it_is_refused
     voter: Voter = registry.build(Choice("voter", "majority"))
     buffer.add(experience(0, metadata={"answer_type": "text", "client": "c"}))
     embedding = experience(0).embedding
-    consultant = Consultant(buffer, voter, neighbors=1, similarity_min=-1.0, limit_s=0.05, clock=clock)
+    consultant = Consultant(buffer, Ballots(buffer), voter, neighbors=1, similarity_min=-1.0, limit_s=0.05, clock=clock)
     told: list[Consultation] = []
     question = Question("trace", embedding, Vote("policy", "a", 0.5), "text")
     for _ in range(WAITING_MAX + 10):

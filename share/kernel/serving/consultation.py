@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from share.kernel.contracts.experience import Experience, Neighbor, Status
 from share.kernel.contracts.kinds import Voter
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
 from share.kernel.experience.buffer import ExperienceBuffer
+from share.kernel.serving.ballots import Ballots
 
 if TYPE_CHECKING:
     from share.kernel.contracts.experience import Vector
@@ -28,6 +28,9 @@ AWAKE_S = 1.0
 THREADS = 2
 WAITING_MAX = 64
 """Requests that wait for a thread at most; more are answered by the policy alone."""
+
+ASKED_TIMES = (2, 4)
+"""So many times the experiences that are to vote are looked for, and where they are crowded out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +64,7 @@ class Consultant:
     def __init__(
         self,
         buffer: ExperienceBuffer,
+        ballots: Ballots,
         voter: Voter,
         *,
         neighbors: int,
@@ -69,11 +73,13 @@ class Consultant:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._buffer = buffer
+        self._ballots = ballots
         self._voter = voter
         self._neighbors = neighbors
         self._similarity_min = similarity_min
         self._limit_s = limit_s
         self._clock = clock
+        self._is_crowded = False
         self._waiting: queue.SimpleQueue[_Case | None] = queue.SimpleQueue()
         self._open: deque[_Case] = deque()  # in the order of their deadlines
         self._changed = threading.Condition()
@@ -142,33 +148,36 @@ class Consultant:
                 return
 
     def _asked(self, question: Question) -> Consultation:
-        found = self._buffer.search_index(question.embedding, self._neighbors, exclude=(question.trace_id,))
-        near = [neighbor for neighbor in found if neighbor.similarity >= self._similarity_min]
-        voters: list[str] = []
-        ballots: list[Vote] = []
-        for neighbor in near:
-            experience = self._buffer.get(neighbor.id)
-            if experience is None or not _may_vote(experience, question.answer_type):
-                continue
-            voters.append(neighbor.id)
-            ballots.append(self._ballot(experience, neighbor))
-        if not ballots:
+        """Look for twice as many as are to vote, which takes hardly longer than as many; for four times as many where
+        those were too few: of a client only the nearest is heard, however often it has asked the same."""
+        few, many = (times * self._neighbors - 1 for times in ASKED_TIMES)  # the search adds the one that is excluded
+        votes, num_asked, num_near = self._votes(question, many if self._is_crowded else few)
+        if not self._is_crowded and len(votes) < self._neighbors and num_near == few:
+            votes, num_asked, _ = self._votes(question, many)
+        self._is_crowded = num_asked > few  # the next question is likely to be like this one
+        if not votes:
             return Consultation(None)
-        votes = self._voter.vote(question.vote, ballots, question.answer_type)
-        return Consultation(votes, tuple(voters), tuple(ballots))
+        ballots = tuple(votes.values())
+        return Consultation(self._voter.vote(question.vote, ballots, question.answer_type), tuple(votes), ballots)
 
-    def _ballot(self, experience: Experience, neighbor: Neighbor) -> Vote:
-        """What a person approved is sure, and the person's word; all else counts once for its client."""
-        is_audited = experience.status is Status.APPROVED
-        return Vote(
-            source=f"review:{experience.id}" if is_audited else f"client:{experience.metadata.get('client', '')}",
-            answer=experience.answer,
-            confidence=1.0 if is_audited else experience.confidence,
-            similarity=neighbor.similarity,
-            age_s=max(0.0, self._clock() - experience.created_at),
-            retrieval_count=experience.retrieval_count,
-            success_count=experience.success_count,
-        )
+    def _votes(self, question: Question, most: int) -> tuple[dict[str, Vote], int, int]:
+        """The votes by experience, the nearest first, one of each source; how many were asked for theirs, and how many
+        are near enough of the `most` that were looked for."""
+        found = self._buffer.search_index(question.embedding, most, exclude=(question.trace_id,))
+        near = [neighbor for neighbor in found if neighbor.similarity >= self._similarity_min]
+        votes: dict[str, Vote] = {}
+        sources = set[str]()
+        now, num_asked = self._clock(), 0
+        for neighbor in near:
+            if len(votes) == self._neighbors:
+                break
+            num_asked += 1
+            ballot = self._ballots.of(neighbor.id)
+            if ballot is None or ballot.answer_type != question.answer_type or ballot.source in sources:
+                continue
+            sources.add(ballot.source)
+            votes[neighbor.id] = ballot.vote(neighbor.similarity, now)
+        return votes, num_asked, len(near)
 
 
 class _Case:
@@ -190,14 +199,9 @@ class _Case:
         self._told(replace(found, elapsed_ms=(time.perf_counter() - self._begun) * 1000))
 
 
-def _may_vote(experience: Experience, answer_type: AnswerType) -> bool:
-    is_sound = experience.status in (Status.UNVERIFIED, Status.APPROVED)
-    return is_sound and bool(experience.answer) and experience.metadata.get("answer_type") == answer_type
-
-
 def supporters(votes: VotingResult) -> Sequence[Vote]:
     """The votes beside the policy's that the consensus rests on."""
     return [each.vote for each in votes.provenance[1:] if each.agrees and each.weight > 0]
 
 
-__all__ = ["AWAKE_S", "THREADS", "WAITING_MAX", "Consultant", "Consultation", "Question", "supporters"]
+__all__ = ["ASKED_TIMES", "AWAKE_S", "THREADS", "WAITING_MAX", "Consultant", "Consultation", "Question", "supporters"]

@@ -26,6 +26,7 @@ from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.privacy.redaction import Redactor
 from share.kernel.serving.answering import Answering
 from share.kernel.serving.audit_trail import AuditTrail
+from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.batching import Batcher
 from share.kernel.serving.behind import Behind
 from share.kernel.serving.consultation import Consultant
@@ -94,6 +95,7 @@ class InferenceEngine:
             directory / "images" if config.keep_images else None, bytes_max=config.images_bytes_max
         )
         self._recorder = Recorder(redactor)
+        self._ballots = Ballots(buffer)
         self._updates = Updates(
             supervisor, worker_directory, self._trail, self._releases, self._troubles, self._told_of_update
         )
@@ -101,6 +103,7 @@ class InferenceEngine:
             config,
             self._queue,
             buffer,
+            self._ballots,
             self._recorder,
             self._evidence,
             self._pictures,
@@ -111,6 +114,7 @@ class InferenceEngine:
         )
         self._consultant = Consultant(
             buffer,
+            self._ballots,
             voter,
             neighbors=config.neighbors,
             similarity_min=config.similarity_min,
@@ -123,6 +127,7 @@ class InferenceEngine:
             config,
             batcher,
             buffer,
+            self._ballots,
             self._queue,
             self._recorder,
             self._evidence,
@@ -303,6 +308,7 @@ class InferenceEngine:
         others from it."""
         days = self._config.retention_days
         self._try("not_swept", lambda: self._buffer.expire(days) and self._buffer.compact())
+        self._ballots.forget_all()
         self._try("not_swept", self._queue.expire)
         self._try("not_swept", lambda: self._pictures.expire(days))
         self._try("not_swept", lambda: self._gate.expire(days))

@@ -18,6 +18,7 @@ from share.kernel.contracts.serving import Request
 from share.kernel.errors import BufferProblem, PixelisError, ReviewProblem, UnknownTrace
 from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.serving.answering import load_of
+from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.batching import Asked, Batcher, Prediction
 from share.kernel.serving.behind import Behind
 from share.kernel.serving.consultation import supporters
@@ -57,6 +58,7 @@ class Remembering:
         config: EngineConfig,
         batcher: Batcher,
         buffer: ExperienceBuffer,
+        ballots: Ballots,
         queue: ReviewQueue,
         recorder: Recorder,
         evidence: Evidence,
@@ -71,6 +73,7 @@ class Remembering:
         self._config = config
         self._batcher = batcher
         self._buffer = buffer
+        self._ballots = ballots
         self._queue = queue
         self._recorder = recorder
         self._evidence = evidence
@@ -124,7 +127,10 @@ class Remembering:
         def removed() -> int:
             self._pictures.erase(key)
             self._queue.erase(key)
-            return self._buffer.erase(key)
+            try:
+                return self._buffer.erase(key)
+            finally:
+                self._ballots.forget_all()
 
         return self._behind.ask(removed)
 
@@ -172,6 +178,7 @@ class Remembering:
         except BufferProblem as error:
             self._troubles.note("not_recorded", type(error).__name__, str(error))
             return
+        self._ballots.know(experience)
         self.counts["recorded"] += 1
         self._pictures.hold(request.trace_id, request.images, key)
         try:

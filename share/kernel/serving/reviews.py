@@ -23,6 +23,7 @@ from share.kernel.data.checkers import canonical
 from share.kernel.errors import PixelisError, ReviewProblem, UnknownReview
 from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.serving.audit_trail import AuditTrail
+from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.engine_config import EngineConfig
 from share.kernel.serving.evidence import EXPERTS, Audit, Evidence
 from share.kernel.serving.pictures import Pictures
@@ -63,6 +64,7 @@ class Reviews:
         config: EngineConfig,
         queue: ReviewQueue,
         buffer: ExperienceBuffer,
+        ballots: Ballots,
         recorder: Recorder,
         evidence: Evidence,
         pictures: Pictures,
@@ -75,6 +77,7 @@ class Reviews:
         self._config = config
         self._queue = queue
         self._buffer = buffer
+        self._ballots = ballots
         self._recorder = recorder
         self._evidence = evidence
         self._pictures = pictures
@@ -263,6 +266,7 @@ class Reviews:
                 succeeded[voter] = False
         if succeeded:
             self._buffer.record_retrieval(list(succeeded), list(succeeded.values()))
+            self._ballots.forget(succeeded)
 
     def _keep_right_answer(self, experience: Experience, answer: str) -> None:
         """As an experience of its own that has no vote until the decision stands; the first one is kept."""
@@ -287,6 +291,7 @@ class Reviews:
     def _set_status(self, experience: Experience, status: Status) -> None:
         if experience.status is not status:
             self._buffer.update_status((experience.id,), status)
+            self._ballots.forget((experience.id,))
 
     def _known(self, task_id: str) -> Experience:
         experience = self._buffer.get(task_id)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
-from share.kernel.voter.counting import consensus, counted, parts_of
+from share.kernel.voter.counting import Poll, parts_of
 from share.kernel.voter.weighted import WeightedConfig, WeightedVoter
 
 
@@ -25,13 +25,13 @@ class EnsembleVoter:
         self._weighted = WeightedVoter(config.weighted)
 
     def vote(self, policy: Vote, others: Sequence[Vote], answer_type: AnswerType, /) -> VotingResult:
-        votes = counted(policy, others, answer_type)
+        poll = Poll(policy, others, answer_type)
         parts = [
-            parts_of([1.0] * len(votes)),
-            parts_of([vote.confidence for vote in votes]),
-            parts_of([self._weighted.weight(vote) for vote in votes]),
+            parts_of([1.0] * len(poll.votes)),
+            parts_of([vote.confidence for vote in poll.votes]),
+            parts_of([self._weighted.weight(vote) for vote in poll.votes]),
         ]
-        return consensus(policy, others, answer_type, votes, [math.fsum(each) / 3 for each in zip(*parts, strict=True)])
+        return poll.consensus([math.fsum(each) / 3 for each in zip(*parts, strict=True)])
 
 
 __all__ = ["EnsembleConfig", "EnsembleVoter"]

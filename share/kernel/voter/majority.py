@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
-from share.kernel.voter.counting import consensus, counted
+from share.kernel.voter.counting import Poll
 
 
 class MajorityConfig(ConfigModel):
@@ -20,8 +20,8 @@ class MajorityVoter:
         pass
 
     def vote(self, policy: Vote, others: Sequence[Vote], answer_type: AnswerType, /) -> VotingResult:
-        votes = counted(policy, others, answer_type)
-        return consensus(policy, others, answer_type, votes, [1.0] * len(votes))
+        poll = Poll(policy, others, answer_type)
+        return poll.consensus([1.0] * len(poll.votes))
 
 
 __all__ = ["MajorityConfig", "MajorityVoter"]

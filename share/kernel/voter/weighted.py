@@ -9,7 +9,7 @@ from pydantic import Field
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
-from share.kernel.voter.counting import consensus, counted
+from share.kernel.voter.counting import Poll
 
 
 class WeightedConfig(ConfigModel):
@@ -32,8 +32,8 @@ class WeightedVoter:
         self.config = config
 
     def vote(self, policy: Vote, others: Sequence[Vote], answer_type: AnswerType, /) -> VotingResult:
-        votes = counted(policy, others, answer_type)
-        return consensus(policy, others, answer_type, votes, [self.weight(vote) for vote in votes])
+        poll = Poll(policy, others, answer_type)
+        return poll.consensus([self.weight(vote) for vote in poll.votes])
 
     def weight(self, vote: Vote) -> float:
         """What one vote weighs, in [0, 1]."""
