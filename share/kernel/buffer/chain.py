@@ -48,6 +48,7 @@ class Chain:
         self.files = OpenFiles(directory, disk)
         self._is_followed = is_followed
         self._position = (0, 0, 0)  # sequence, ordinal and offset where the last scan stopped
+        self._awaited = (0, directory)  # ordinal and path of the segment that comes next
         try:
             self.refresh()
         except BaseException:
@@ -177,8 +178,11 @@ class Chain:
         """Whether a segment follows the last one; asked for by its name, which takes a tenth of listing them all."""
         if not self.segments:
             return True
+        ordinal = self.segments[-1].ordinal + 1
+        if self._awaited[0] != ordinal:
+            self._awaited = (ordinal, segment_path(self.directory, ordinal))
         try:
-            self.disk.open(segment_path(self.directory, self.segments[-1].ordinal + 1)).close()
+            self.disk.open(self._awaited[1]).close()
         except FileNotFoundError:
             return False
         return True

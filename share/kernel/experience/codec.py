@@ -11,6 +11,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
@@ -325,6 +326,7 @@ def _read_alike(payloads: Sequence[bytes | memoryview]) -> Heads | None:
     )
 
 
+@lru_cache(maxsize=8)
 def _head_dtype(kind: int, dimension: int) -> np.dtype[Any]:
     """`_HEAD` and the embedding behind it."""
     return np.dtype(

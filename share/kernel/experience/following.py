@@ -39,8 +39,9 @@ class Following:
 
     def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
         """See `Follower`."""
-        self._vectors.append(first_row, vectors_ND)
-        self.memory.added(first_row, vectors_ND)
+        stored_ND = vectors_ND.astype(self._vectors.dtype, copy=False)  # once, for both
+        self._vectors.append(first_row, stored_ND)
+        self.memory.added(first_row, stored_ND)
 
     def removed(self, rows: Rows) -> None:
         """See `Follower`."""

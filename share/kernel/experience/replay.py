@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from share.kernel.contracts.experience import Record, RecordType
-from share.kernel.experience.codec import Head, decode_changes, read_heads
+from share.kernel.experience.codec import Head, decode_changes, read_head, read_heads
 from share.kernel.experience.table import Rows, Table
 
 RUN_MAX = 256
@@ -17,6 +17,9 @@ RUN_MAX = 256
 
 RUN_BYTES_MAX = 16 << 20
 """Bytes of payload from which on no more are taken together."""
+
+FEW = 8
+"""ADD records that are read one by one sooner than together; a reader beside a writer seldom meets more at once."""
 
 _CHANGES = (RecordType.REMOVE, RecordType.PRIORITY, RecordType.RETRIEVAL, RecordType.STATUS)
 
@@ -72,7 +75,7 @@ def add(
     locations: Sequence[int],
     heads: Sequence[Head],
     vectors_ND: NDArray[np.float32],
-    follower: Follower,
+    follower: Follower | None,
 ) -> None:
     """Apply ADD records that follow each other; `vectors_ND` are their embeddings."""
     first = table.stop
@@ -91,9 +94,10 @@ def add(
             [head.priority for head in heads],
             [head.status for head in heads],
         )
-    follower.added(first, vectors_ND)
-    if len(evicted):
-        follower.removed(evicted)
+    if follower is not None:
+        follower.added(first, vectors_ND)
+        if len(evicted):
+            follower.removed(evicted)
 
 
 def change(
@@ -146,6 +150,10 @@ class _Run:
         return len(self.sequences) >= RUN_MAX or self.num_bytes >= RUN_BYTES_MAX
 
     def apply(self, table: Table, follower: Follower | None) -> None:
+        if len(self.payloads) <= FEW:
+            each = [read_head(payload) for payload in self.payloads]
+            add(table, self.sequences, self.locations, each, stacked(each), follower)
+            return
         first, heads = table.stop, read_heads(self.payloads)
         evicted = table.extend(
             self.sequences,
@@ -162,4 +170,4 @@ class _Run:
                 follower.removed(evicted)
 
 
-__all__ = ["RUN_BYTES_MAX", "RUN_MAX", "Follower", "add", "change", "replay", "stacked"]
+__all__ = ["FEW", "RUN_BYTES_MAX", "RUN_MAX", "Follower", "add", "change", "replay", "stacked"]
