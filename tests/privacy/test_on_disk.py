@@ -18,7 +18,7 @@ from share.kernel.adaptation.review import ReviewConfig, ReviewQueue
 from share.kernel.contracts.trajectory import Action, Trajectory
 from share.kernel.privacy.redaction import RedactionConfig, Redactor
 from share.kernel.registry import Registry
-from share.kernel.serving.recording import subject_key
+from share.kernel.serving.subjects import Subjects
 from tests.experience.making import experience, opened
 from tests.privacy.traces import traces
 
@@ -41,7 +41,8 @@ def record(
     directory: Path, registry: Registry, storage: str, samples: list[Sample], kept: Callable[[str], str]
 ) -> None:
     """What a service writes of its requests, every text passed through `kept`; each field has texts of its own."""
-    subject = subject_key(SUBJECT) if kept(SUBJECT) != SUBJECT else SUBJECT
+    directory.mkdir()
+    subject = Subjects(directory / "subjects.key").key(SUBJECT) if kept(SUBJECT) != SUBJECT else SUBJECT
     texts = [kept(sample.text) for sample in samples]
     queue = ReviewQueue(directory / "reviews.sqlite", ReviewConfig(audit_share=1.0), seed=1)
     log = AuditLog(directory / "audit.jsonl")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_one_client_does_not_crowd_out_the_others(make: Maker, tmp_path: Path, q
     assert sources(reply) == {"policy", "client:ann", "client:bob", "client:cyd", "client:eve"}
     kept = parts.buffer.get(reply.trace_id)
     assert kept is not None
-    assert len(kept.metadata["voters"]) == 4, "who had no vote is not credited with one"
+    assert len(cast("list[object]", kept.metadata["voters"])) == 4, "who had no vote is not credited with one"
 
 
 def test_what_a_person_decides_counts_at_the_next_vote_and_what_is_erased_at_none(

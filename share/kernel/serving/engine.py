@@ -35,12 +35,13 @@ from share.kernel.serving.evidence import Evidence
 from share.kernel.serving.gate_log import LoggedGate
 from share.kernel.serving.in_flight import InFlight
 from share.kernel.serving.pictures import Pictures
-from share.kernel.serving.recording import Recorder, subject_key
+from share.kernel.serving.recording import Recorder
 from share.kernel.serving.releases import ENGINE, Releases
 from share.kernel.serving.remembering import Remembering
 from share.kernel.serving.review_item import ReviewItem, ReviewOutcome
 from share.kernel.serving.reviews import Reviews
 from share.kernel.serving.statistics import MemoryStatistics, Statistics
+from share.kernel.serving.subjects import Subjects
 from share.kernel.serving.troubles import Troubles
 from share.kernel.serving.update_task import RESTORE, UpdateResult
 from share.kernel.serving.updates import Updates
@@ -58,9 +59,9 @@ class InferenceEngine:
     """Answers requests, and learns behind the answers. All methods may be called from any thread.
 
     `directory` holds what is durable of it beside the buffer: reviews, evidence, releases, the audit log, gate
-    decisions, images. The engine owns what it is given, and `close` ends it all; `supervisor` is None where nothing is
-    to be learned. `seed` draws the audited share; `clock` gives seconds since 1970. Raises ReviewProblem when the
-    review queue cannot be opened.
+    decisions, images, the secret behind the hashes of subjects. The engine owns what it is given, and `close` ends it
+    all; `supervisor` is None where nothing is to be learned. `seed` draws the audited share; `clock` gives seconds
+    since 1970. Raises ConfigError for a damaged secret, ReviewProblem when the review queue cannot be opened.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class InferenceEngine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._subjects = Subjects(directory / "subjects.key")
         self._config = config
         self._batcher = batcher
         self._buffer = buffer
@@ -130,6 +132,7 @@ class InferenceEngine:
             self._ballots,
             self._queue,
             self._recorder,
+            self._subjects,
             self._evidence,
             self._pictures,
             self._gate,
@@ -216,10 +219,8 @@ class InferenceEngine:
         Versions that learned from them stay. Raises AuditUnavailable, BufferProblem, ReviewProblem, OSError: then it is
         to be asked for again.
         """
-        key = subject_key(subject)
-        assert key is not None
         self._trail.append(actor, "erase", reason="subject")
-        count = self._remembering.erase(key)
+        count = self._remembering.erase(subject)
         self._buffer.compact()
         self._num_erasures += 1
         return count

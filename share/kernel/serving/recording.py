@@ -1,12 +1,11 @@
 """What is kept of an answered request: redacted before it is an experience, and no image.
 
 An experience holds what its review will need, however much later and in whatever process: each expert's own answer, the
-votes, and who voted. Of a subject only a key is kept, which says nothing but whether it is the same one.
+votes, and who voted. Of a subject only a key is kept; see `subjects`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -54,8 +53,8 @@ class Recorder:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
 
-    def experience(self, answered: Answered, embedding: Vector) -> Experience:
-        """The experience of an answered request."""
+    def experience(self, answered: Answered, embedding: Vector, subject: str | None) -> Experience:
+        """The experience of an answered request; `subject` is the key of whom it is about."""
         request, reply = answered.request, answered.reply
         return Experience(
             id=request.trace_id,
@@ -66,7 +65,7 @@ class Recorder:
             created_at=answered.at,
             trajectory=self._trajectory(reply.trajectory),
             policy_version=reply.policy_version,
-            subject=subject_key(request.subject),
+            subject=subject,
             metadata=self._metadata(answered),
         )
 
@@ -137,10 +136,4 @@ def opinions_of(experience: Experience) -> tuple[Opinion, ...]:
     )
 
 
-def subject_key(subject: str | None) -> str | None:
-    """What is kept of a subject, None for none. It cannot be turned back, but who guesses a name can see whether it is
-    there: names should not be easy to guess."""
-    return None if subject is None else hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
-
-
-__all__ = ["POLICY", "Answered", "Recorder", "opinions_of", "subject_key"]
+__all__ = ["POLICY", "Answered", "Recorder", "opinions_of"]

@@ -27,8 +27,9 @@ from share.kernel.serving.evidence import Evidence
 from share.kernel.serving.gate_log import LoggedGate
 from share.kernel.serving.in_flight import InFlight
 from share.kernel.serving.pictures import Pictures
-from share.kernel.serving.recording import Answered, Recorder, subject_key
+from share.kernel.serving.recording import Answered, Recorder
 from share.kernel.serving.reviews import Reviews
+from share.kernel.serving.subjects import Subjects, unkeyed
 from share.kernel.serving.troubles import Troubles
 from share.kernel.serving.update_task import LearnTask
 from share.kernel.serving.updates import Updates
@@ -61,6 +62,7 @@ class Remembering:
         ballots: Ballots,
         queue: ReviewQueue,
         recorder: Recorder,
+        subjects: Subjects,
         evidence: Evidence,
         pictures: Pictures,
         gate: LoggedGate,
@@ -76,6 +78,7 @@ class Remembering:
         self._ballots = ballots
         self._queue = queue
         self._recorder = recorder
+        self._subjects = subjects
         self._evidence = evidence
         self._pictures = pictures
         self._gate = gate
@@ -116,21 +119,24 @@ class Remembering:
         if not correct and not self._behind.offer(lambda: self._doubt(trace_id, answer)):
             self._troubles.note("not_offered", "full", f"{self._config.behind_max} answers wait to be recorded")
 
-    def erase(self, key: str) -> int:
+    def erase(self, subject: str) -> int:
         """Remove what is about a subject and keep what is on its way from being recorded; says how many experiences
         went. Raises BufferProblem, ReviewProblem, OSError."""
         with self._lock:
-            self._erased_at[key] = time.monotonic()
+            self._erased_at[unkeyed(subject)] = time.monotonic()
             while len(self._erased_at) > ERASED_MAX:
                 self._erased_at.popitem(last=False)
 
         def removed() -> int:
-            self._pictures.erase(key)
-            self._queue.erase(key)
+            count = 0
             try:
-                return self._buffer.erase(key)
+                for key in self._subjects.keys(subject):
+                    self._pictures.erase(key)
+                    self._queue.erase(key)
+                    count += self._buffer.erase(key)
             finally:
                 self._ballots.forget_all()
+            return count
 
         return self._behind.ask(removed)
 
@@ -165,17 +171,17 @@ class Remembering:
             self._troubles.note("not_recorded", "full", message)
 
     def _record(self, answered: Answered) -> None:
-        request = answered.request
-        key = subject_key(request.subject)
-        if key is not None and self._erased_at.get(key, 0.0) >= answered.begun:
+        request, subject = answered.request, answered.request.subject
+        if subject is not None and self._erased_at.get(unkeyed(subject), 0.0) >= answered.begun:
             return
         if answered.embedding is None:
             self._troubles.note("not_recorded", "embedding", "what was seen and asked has no embedding")
             return
-        experience = self._recorder.experience(answered, answered.embedding)
         try:
+            key = None if subject is None else self._subjects.key(subject)
+            experience = self._recorder.experience(answered, answered.embedding, key)
             self._buffer.add(experience)
-        except BufferProblem as error:
+        except (BufferProblem, OSError) as error:
             self._troubles.note("not_recorded", type(error).__name__, str(error))
             return
         self._ballots.know(experience)
