@@ -6,9 +6,9 @@ At each size all sides are run alternately, and all really move the bytes: the s
 just before, the receiver adds up a word of every page of it and answers with the sum, which is checked. (Adding up all
 of them would be in both times, and is no transport.) The slab's side has its own work in the time as well: a copy in, a
 checksum of every byte on both ends, two packets. `floor` is what is left of it without checksums and messages: a copy,
-the sum, a packet of eight bytes each way; its ratio is the most that any slab could reach here. `supervised` is the whole
-way through a supervisor and a worker that commits to its ledger, synced to disk, before it confirms; the queue promises
-nothing of the kind. Milliseconds, medians; exit code 1 when a bar is missed.
+the sum, a packet of eight bytes each way; its ratio is the most that any slab could reach here. `supervised` is the
+whole way through a supervisor and a worker that commits to its ledger, synced to disk, before it confirms; the queue
+promises nothing of the kind. Milliseconds, medians; exit code 1 when a bar is missed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from share.kernel.errors import (
     TransportError,
 )
 from share.kernel.transport.ledger import Ledger
+from share.kernel.transport.messages import readable
 from share.kernel.transport.supervisor import Confirmation, SupervisorStatus, WorkerState, WorkerSupervisor
 from share.kernel.transport.worker import Task
 from tests.transport.conftest import PATIENCE_S, Supervise
@@ -54,7 +54,7 @@ def wait_until_gone(pid: int) -> None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    ended, _, _ = select.select([pidfd], [], [], PATIENCE_S)
+    ended = readable([pidfd], round(1000 * PATIENCE_S))
     os.close(pidfd)
     assert ended
 
@@ -265,8 +265,7 @@ def test_a_worker_that_is_asked_to_end_hands_over_and_is_no_death(supervise: Sup
     assert status.pid is not None
     os.kill(status.pid, signal.SIGTERM)
     assert [confirmed(future).repeated for future in futures] == [False] * 8
-    assert supervisor.status().deaths == 0
-    assert supervisor.status().pid == status.standby_pid
+    assert wait(supervisor, lambda now: now.pid == status.standby_pid).deaths == 0
 
 
 def test_a_future_s_callback_may_submit_the_next_task(supervise: Supervise) -> None:

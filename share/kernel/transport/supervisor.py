@@ -11,47 +11,38 @@ import contextlib
 import fcntl
 import os
 import selectors
-import signal
-import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from share.kernel.errors import LearningSuspended, QueueFull, SlabFull, TaskQuarantined, TransportError
+from share.kernel.errors import LearningSuspended, SlabFull, TransportError
 from share.kernel.events import StructuredLogger
+from share.kernel.transport.backlog import Backlog, Confirmation
 from share.kernel.transport.circuit import Circuit
 from share.kernel.transport.config import TransportConfig
 from share.kernel.transport.ledger import Ledger
-from share.kernel.transport.memory import SharedMemoryInfo, SharedMemoryManager, SharedMemoryStatus
+from share.kernel.transport.memory import SharedMemoryManager, SharedMemoryStatus
 from share.kernel.transport.messages import (
-    Assign,
     Begun,
-    Born,
-    Channel,
     Confirmed,
-    Died,
     Failed,
     Finish,
     Fork,
     Leaving,
     Message,
     Ready,
-    TakeOver,
     Warm,
     encode,
 )
-from share.kernel.transport.nursery import Nursery
+from share.kernel.transport.quarantine import Quarantine
+from share.kernel.transport.staff import Buried, Event, NurseryFailed, Said, Staff, WorkerProcess
 from share.kernel.transport.worker import Task
-
-_BIRTH_TIMEOUT_S = 600.0
-"""How long the nursery may take over its imports, on a busy machine."""
 
 
 class WorkerState(StrEnum):
@@ -64,19 +55,6 @@ class WorkerState(StrEnum):
     DEAD = "dead"
     RESTARTING = "restarting"
     SUSPENDED = "suspended"
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """A task is done and will not be done again: `version` is the first that has its effect.
-
-    `repeated` when it had been done before it was sent the last time: a worker died between doing and saying so.
-    """
-
-    task_id: str
-    version: str
-    result: JsonValue
-    repeated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,30 +73,6 @@ class SupervisorStatus:
     last_death: str | None
     quarantined: Mapping[str, str]
     memory: SharedMemoryStatus
-
-
-@dataclass(slots=True)
-class _Job:
-    assign: Assign
-    future: Future[Confirmation]
-    deaths: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """`owing_since` (seconds, monotonic): since when a message is expected of it; None when it may be silent."""
-
-    channel: Channel
-    owing_since: float | None
-    pid: int | None = None
-    pidfd: int | None = None
-    is_warm: bool = False
-    is_ready: bool = False
-    is_leaving: bool = False
-    is_killed: bool = False
-    is_mute: bool = False
-    begun: tuple[str, ...] = ()
-    cause: str | None = None
 
 
 class WorkerSupervisor:
@@ -148,7 +102,7 @@ class WorkerSupervisor:
                     SharedMemoryManager(config.timeout_s, num_slots=config.num_slots, slot_bytes=config.slot_bytes)
                 )
             )
-            self._order = Fork(
+            order = Fork(
                 target=target,
                 settings=settings,
                 directory=str(directory),
@@ -158,18 +112,19 @@ class WorkerSupervisor:
                 batch_max=config.batch_max,
                 ledger_days=config.ledger_days,
             )
-            encode(self._order)  # too long settings are the caller's mistake, and said here
+            encode(order)  # too long settings are the caller's mistake, and said here
             self._opened = opened.pop_all()
-        self._quarantined = dict(self._ledger.quarantined())
         self._circuit = Circuit(config.deaths_max, config.deaths_window_s)
-        self._nursery: Nursery | None = None
-        self._active: _Worker | None = None
-        self._standby: _Worker | None = None
-        self._jobs: dict[str, _Job] = {}
-        self._unsent: deque[_Job] = deque()
-        self._sent: dict[str, _Job] = {}
+        self._quarantine = Quarantine(self._ledger, logger)
+        self._backlog = Backlog(
+            self._memory,
+            self._quarantine,
+            tasks_max=config.tasks_max,
+            quarantine_deaths=config.quarantine_deaths,
+        )
+        self._selector = selectors.DefaultSelector()
+        self._staff = Staff(config, order=order, slab_fd=self._memory.fd, selector=self._selector)
         self._state = WorkerState.STARTING
-        self._generation = 0
         self._version = self._ledger.version()
         self._num_confirmed = self._num_deaths = 0
         self._last_death: str | None = None
@@ -177,10 +132,8 @@ class WorkerSupervisor:
         self._close_by: float | None = None
         self._is_ended = False
         self._is_finishing = False
-        self._told: list[tuple[Future[Confirmation], Confirmation | TransportError]] = []
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._selector = selectors.DefaultSelector()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake_fd, selectors.EVENT_READ, self._clear_wake)
         self._thread = threading.Thread(target=self._run, name="worker-supervisor", daemon=True)
@@ -196,30 +149,21 @@ class WorkerSupervisor:
         """
         with self._lock:
             self._check_acceptable(task)
-            future: Future[Confirmation] = Future()
-            future.set_running_or_notify_cancel()  # what was sent cannot be taken back
-            job = self._jobs[task.task_id] = _Job(Assign(task.task_id, task.kind, task.metadata, {}), future)
-        tensors: dict[str, SharedMemoryInfo] = {}
+            job = self._backlog.accept(task)
         try:
-            for name, tensor in task.tensors.items():
-                tensors[name] = self._memory.create_shared_tensor(tensor)
-                self._memory.keep(tensors[name].name)
-            job.assign = Assign(task.task_id, task.kind, task.metadata, tensors)
-            encode(job.assign)
+            self._backlog.load(job, task.tensors)
         except BaseException as error:
             with self._lock:
-                self._free(tensors)
-                self._jobs.pop(task.task_id, None)
+                self._backlog.drop(job)
                 if isinstance(error, SlabFull):
                     self._memory.cleanup_stale_segments(worker_alive=True)
                 self._wake()  # `close` may be waiting for it
             raise
         with self._lock:
-            if self._is_ended:  # meanwhile, and the future was told
-                return future
-            self._unsent.append(job)
-            self._send()
-        return future
+            if not self._is_ended:  # meanwhile, and the future was told
+                self._backlog.queue(job)
+                self._send()
+        return job.future
 
     def resume(self) -> None:
         """Close the circuit after learning was suspended; what was on its way is sent again."""
@@ -227,15 +171,14 @@ class WorkerSupervisor:
             if self._state is WorkerState.SUSPENDED:
                 self._circuit.close()
                 self._start_at = 0.0
-                self._set_state(WorkerState.READY if self._active else WorkerState.RESTARTING)
-                self._logger.info("worker_resumed", "learning goes on", generation=self._generation)
+                self._set_state(WorkerState.READY if self._staff.active else WorkerState.RESTARTING)
+                self._logger.info("worker_resumed", "learning goes on", generation=self._staff.generation)
             self._wake()
 
     def release(self, task_id: str) -> None:
         """Take a task out of quarantine; it may be submitted again."""
         with self._lock:
-            self._ledger.release(task_id)
-            self._quarantined.pop(task_id, None)
+            self._quarantine.release(task_id)
 
     def status(self) -> SupervisorStatus:
         with self._lock:
@@ -270,14 +213,9 @@ class WorkerSupervisor:
         name = f"task {task.task_id!r}"
         if self._close_by is not None or self._is_ended:
             raise TransportError(f"{name}: the supervisor is closed")
-        if reason := self._quarantined.get(task.task_id):
-            raise TaskQuarantined(f"{name}: in quarantine, {reason}; release it to try again")
+        self._quarantine.check(task.task_id)
         if self._circuit.is_open:
             raise LearningSuspended(f"{name}: learning is suspended, {self._last_death}; resume it to go on")
-        if task.task_id in self._jobs:
-            raise TransportError(f"{name}: is on its way already")
-        if len(self._jobs) >= self._config.tasks_max:
-            raise QueueFull(f"{name}: {len(self._jobs)} tasks are on their way, as many as tasks_max allows")
 
     def _run(self) -> None:
         """The thread. It takes the lock itself, and lets go of it to wait and to tell futures."""
@@ -285,8 +223,8 @@ class WorkerSupervisor:
             while True:
                 with self._lock:
                     now = time.monotonic()
-                    self._kill_the_silent(now)
-                    self._staff(now)
+                    self._staff.kill_the_silent(now)
+                    self._fill_places(now)
                     self._send()
                     self._finish_when_done(now)
                     self._changed.notify_all()
@@ -296,115 +234,67 @@ class WorkerSupervisor:
                 self._tell()
                 for key, _ in self._selector.select(sleep_s):
                     with self._lock:
-                        key.data()
+                        self._take_in(key.data())
         finally:
             with self._lock:
                 self._end()
                 self._changed.notify_all()
             self._tell()
 
-    def _kill_the_silent(self, now: float) -> None:
-        timeout_s = self._config.timeout_s
-        for worker in (self._active, self._standby):
-            if worker is None or not self._is_overdue(worker, now):
-                continue
-            worker.owing_since = now
-            if worker.pidfd is None or worker.is_killed:  # then it is the nursery that hangs, if it is not dead already
-                if self._nursery is not None:
-                    self._nursery.kill()
-            else:
-                worker.is_killed = True
-                worker.cause = f"it was silent for {timeout_s:g} s and was killed"
-                _kill(worker.pidfd)
-
-    def _is_overdue(self, worker: _Worker, now: float) -> bool:
-        return worker.owing_since is not None and now >= worker.owing_since + self._patience_s(worker)
-
-    def _patience_s(self, worker: _Worker) -> float:
-        timeout_s = self._config.timeout_s
-        return timeout_s if worker.pid is not None else max(timeout_s, _BIRTH_TIMEOUT_S)
-
-    def _staff(self, now: float) -> None:
-        """Have a worker, and one to take its place."""
-        is_done = self._close_by is not None and not self._jobs
+    def _fill_places(self, now: float) -> None:
+        """Unless there shall be nobody, or not yet."""
+        is_done = self._close_by is not None and not self._backlog
         if self._circuit.is_open or now < self._start_at or is_done:
             return
         if self._state is WorkerState.DEAD:
             self._set_state(WorkerState.RESTARTING)
-        if self._nursery is None:
-            # Here, because the nursery dies with the thread that started it.
-            try:
-                self._nursery = Nursery(self._config.preload, self._config.threads)
-            except OSError as error:  # no memory or no process left just now
-                self._record_death(f"the nursery could not be started: {error}")
-                return
-            self._selector.register(self._nursery.channel, selectors.EVENT_READ, self._hear_nursery)
-        if self._active is None and self._standby is not None and self._standby.is_warm and not self._standby.is_mute:
-            self._active, self._standby = self._standby, None
-            self._generation += 1
-            self._active.owing_since = now
-            self._say(self._active, TakeOver(self._generation))
-        if self._standby is None and (self._active is None or self._active.is_ready):
-            self._standby = self._order_worker(self._nursery, now)
-
-    def _order_worker(self, nursery: Nursery, now: float) -> _Worker:
-        channel, theirs = Channel.pair()
-        worker = _Worker(channel, owing_since=now)
-        with theirs:
-            nursery.fork(theirs, self._memory.fd, self._order)
-        self._selector.register(channel, selectors.EVENT_READ, lambda: self._hear(worker))
-        return worker
+        self._take_in(self._staff.fill(now))
 
     def _send(self) -> None:
         """Say what there is room for. When there is no more, the worker has something to do and will be heard."""
-        while self._unsent and self._active is not None and not self._circuit.is_open:
-            job = self._unsent[0]
-            if not self._say(self._active, job.assign):
+        worker = self._staff.active
+        while worker is not None and not self._circuit.is_open and (job := self._backlog.next()):
+            if not worker.say(job.assign):
                 return
-            self._unsent.popleft()
-            self._sent[job.assign.task_id] = job
-            for info in job.assign.tensors.values():
-                self._memory.mark_sent(info.name)
-            if self._active.owing_since is None:
-                self._active.owing_since = time.monotonic()
+            self._backlog.mark_sent()
+            if worker.owing_since is None:
+                worker.owing_since = time.monotonic()
                 self._wake()
 
-    def _say(self, worker: _Worker, message: Message) -> bool:
-        """False when there is no room for it now, or the worker has hung up and is about to be found dead."""
-        return not worker.is_mute and worker.channel.send(message)
-
     def _finish_when_done(self, now: float) -> None:
-        if self._close_by is not None and not self._jobs and self._active is not None and not self._is_finishing:
+        worker = self._staff.active
+        if self._close_by is not None and not self._backlog and worker is not None and not self._is_finishing:
             self._is_finishing = True
-            self._active.owing_since = now
-            self._say(self._active, Finish())
+            worker.owing_since = now
+            worker.say(Finish())
 
     def _is_over(self, now: float) -> bool:
         if self._close_by is None:
             return False
-        return now >= self._close_by or self._circuit.is_open or (not self._jobs and self._active is None)
+        is_done = not self._backlog and self._staff.active is None
+        return now >= self._close_by or self._circuit.is_open or is_done
 
     def _sleep_s(self, now: float) -> float | None:
-        deadlines = [self._start_at] if self._start_at > now else []
-        deadlines += [self._close_by] if self._close_by is not None else []
-        for worker in (self._active, self._standby):
-            if worker is not None and worker.owing_since is not None:
-                deadlines.append(worker.owing_since + self._patience_s(worker))
+        start_at = self._start_at if self._start_at > now else None
+        deadlines = [at for at in (start_at, self._close_by, self._staff.next_deadline()) if at is not None]
         return max(0.0, min(deadlines) - now) if deadlines else None
 
-    def _hear(self, worker: _Worker) -> None:
-        if worker.is_mute:
-            return
-        try:
-            while packet := worker.channel.receive(wait=False):
-                self._heed(worker, packet.message)
-                is_owing = worker is self._active and (self._sent or not worker.is_ready or self._is_finishing)
-                worker.owing_since = time.monotonic() if is_owing else None
-        except EOFError:  # it is dying; the nursery says when it is dead
-            worker.owing_since = time.monotonic()
-            self._hang_up(worker)
+    def _take_in(self, events: Iterable[Event]) -> None:
+        for event in events:
+            match event:
+                case Said(worker, message):
+                    self._heed(worker, message)
+                    worker.owing_since = time.monotonic() if self._is_owing(worker) else None
+                case Buried(worker, was_active, cause):
+                    self._mourn(worker, was_active, cause)
+                case NurseryFailed(cause):
+                    self._record_death(cause)
 
-    def _heed(self, worker: _Worker, message: Message) -> None:
+    def _is_owing(self, worker: WorkerProcess) -> bool:
+        is_busy = self._backlog.is_any_sent or not worker.is_ready or self._is_finishing
+        return worker is self._staff.active and is_busy
+
+    def _heed(self, worker: WorkerProcess, message: Message) -> None:
         match message:
             case Warm():
                 worker.is_warm = True
@@ -412,22 +302,18 @@ class WorkerSupervisor:
                 worker.is_ready = True
                 self._version = version
                 self._set_state(WorkerState.READY)
+                generation = self._staff.generation
                 self._logger.info(
-                    "worker_ready", "a worker took over", generation=self._generation, pid=worker.pid, version=version
+                    "worker_ready", "a worker took over", generation=generation, pid=worker.pid, version=version
                 )
             case Begun(task_ids=task_ids):
                 worker.begun = task_ids
                 self._set_state(WorkerState.UPDATING)
             case Confirmed(task_id=task_id):
-                self._sent.pop(task_id)
-                job = self._jobs.pop(task_id)
-                self._free(job.assign.tensors)
+                self._backlog.confirm(message)
                 self._num_confirmed += 1
                 self._version = message.version
                 self._circuit.record_success()
-                self._told.append(
-                    (job.future, Confirmation(task_id, message.version, message.result, message.repeated))
-                )
                 worker.begun = tuple(begun for begun in worker.begun if begun != task_id)
                 if not worker.begun:
                     self._set_state(WorkerState.READY)
@@ -438,66 +324,12 @@ class WorkerSupervisor:
             case _:
                 raise AssertionError(f"a worker does not say {message}")
 
-    def _hear_nursery(self) -> None:
-        nursery = self._nursery
-        if nursery is None:
-            return
-        try:
-            while packet := nursery.receive():
-                match packet.message:
-                    case Born(pid=pid):
-                        worker = self._standby
-                        assert worker is not None
-                        worker.pid, worker.pidfd = pid, packet.fds[0]
-                        if not worker.is_warm:
-                            worker.owing_since = time.monotonic()
-                    case Died(pid=pid, status=status):
-                        for dead in (self._active, self._standby):
-                            if dead is not None and dead.pid == pid:
-                                self._bury(dead, _cause_of(status))
-                    case Failed(error=error):
-                        self._last_death = error
-                    case message:
-                        raise AssertionError(f"the nursery does not say {message}")
-        except EOFError:
-            self._bury_nursery(nursery)
-
-    def _bury_nursery(self, nursery: Nursery) -> None:
-        """The kernel kills with it what it forked; that is waited for, as a dying worker may still be committing."""
-        self._selector.unregister(nursery.channel)
-        nursery.close()
-        self._nursery = None
-        if self._standby is not None and self._standby.pid is None:
-            self._hang_up(self._standby)
-            self._standby = None
-            self._record_death(self._last_death or "the nursery died")
-        for worker in (self._active, self._standby):
-            if worker is not None and worker.pidfd is not None and worker.pidfd not in self._selector.get_map():
-                self._selector.register(worker.pidfd, selectors.EVENT_READ, self._after_nursery(worker))
-
-    def _after_nursery(self, worker: _Worker) -> Callable[[], None]:
-        def bury() -> None:
-            assert worker.pidfd is not None
-            self._selector.unregister(worker.pidfd)
-            self._bury(worker, "the nursery died")
-
-        return bury
-
-    def _bury(self, worker: _Worker, cause: str) -> None:
-        """It is dead, and what it had said is still to be heard: confirmations among it."""
-        self._hear(worker)
-        self._hang_up(worker)
-        assert worker.pidfd is not None
-        os.close(worker.pidfd)
-        cause = worker.cause or cause
-        was_active = worker is self._active
+    def _mourn(self, worker: WorkerProcess, was_active: bool, cause: str) -> None:
+        """What it had is sent again; a death, but for that of an idle standby, counts."""
         if was_active:
-            self._active = None
             self._set_state(WorkerState.DEAD)
-            self._send_again(() if worker.is_leaving else worker.begun, cause)
+            self._backlog.send_again(() if worker.is_leaving else worker.begun, cause)
             self._memory.cleanup_stale_segments(worker_alive=False)
-        else:
-            self._standby = None
         if worker.is_leaving:
             self._logger.info("worker_left", "the worker ended as it was asked to", pid=worker.pid)
         elif was_active or not worker.is_warm:
@@ -505,39 +337,13 @@ class WorkerSupervisor:
         else:
             self._logger.warn("standby_died", f"the standby died: {cause}", pid=worker.pid)
 
-    def _send_again(self, blamed: tuple[str, ...], cause: str) -> None:
-        for job in reversed(self._sent.values()):
-            for info in job.assign.tensors.values():
-                self._memory.mark_written(info.name)
-            self._unsent.appendleft(job)
-        self._sent.clear()
-        for task_id in blamed:
-            job = self._jobs[task_id]
-            job.deaths += 1
-            job.assign = replace(job.assign, alone=True)
-            if job.deaths >= self._config.quarantine_deaths:
-                self._quarantine(job, f"{job.deaths} workers died over it, the last because {cause}")
-
-    def _quarantine(self, job: _Job, reason: str) -> None:
-        task_id = job.assign.task_id
-        self._quarantined[task_id] = reason
-        try:
-            self._ledger.quarantine(task_id, reason)
-        except sqlite3.Error as error:  # a full disk must not end learning: it is quarantined until the engine ends
-            self._logger.error("quarantine_not_stored", f"{self._ledger.path}: {error}", task_id=task_id)
-        self._unsent.remove(job)
-        del self._jobs[task_id]
-        self._free(job.assign.tensors)
-        self._told.append((job.future, TaskQuarantined(f"task {task_id!r}: {reason}")))
-        self._logger.error("task_quarantined", f"task {task_id} is not tried again: {reason}", task_id=task_id)
-
     def _record_death(self, cause: str) -> None:
         now = time.monotonic()
         self._num_deaths += 1
         self._last_death = cause
         self._start_at = now + self._circuit.record_death(now)
         self._logger.warn(
-            "worker_died", f"a worker died: {cause}", generation=self._generation, deaths=self._num_deaths
+            "worker_died", f"a worker died: {cause}", generation=self._staff.generation, deaths=self._num_deaths
         )
         if self._circuit.is_open:
             self._set_state(WorkerState.SUSPENDED)
@@ -555,29 +361,20 @@ class WorkerSupervisor:
             return
         self._state = state
 
-    def _hang_up(self, worker: _Worker) -> None:
-        if not worker.is_mute:
-            worker.is_mute = True
-            self._selector.unregister(worker.channel)
-            worker.channel.close()
-
-    def _free(self, tensors: Mapping[str, SharedMemoryInfo]) -> None:
-        for info in tensors.values():
-            self._memory.mark_cleaned(info.name)
-
     def _status(self) -> SupervisorStatus:
+        active, standby = self._staff.active, self._staff.standby
         return SupervisorStatus(
             state=self._state,
-            generation=self._generation,
+            generation=self._staff.generation,
             version=self._version,
-            pid=self._active.pid if self._active else None,
-            standby_pid=self._standby.pid if self._standby and self._standby.is_warm else None,
-            nursery_pid=self._nursery.pid if self._nursery else None,
-            tasks_on_their_way=len(self._jobs),
+            pid=active.pid if active else None,
+            standby_pid=standby.pid if standby and standby.is_warm else None,
+            nursery_pid=self._staff.nursery_pid,
+            tasks_on_their_way=len(self._backlog),
             tasks_confirmed=self._num_confirmed,
             deaths=self._num_deaths,
             last_death=self._last_death,
-            quarantined=dict(self._quarantined),
+            quarantined=self._quarantine.reasons(),
             memory=self._memory.get_status(),
         )
 
@@ -585,20 +382,8 @@ class WorkerSupervisor:
         """Whatever ended the thread: nothing is left running, and no future is left waiting."""
         self._is_ended = True
         self._state = WorkerState.DEAD
-        for worker in (self._active, self._standby):
-            if worker is not None:
-                self._hang_up(worker)
-                if worker.pidfd is not None:
-                    os.close(worker.pidfd)
-        self._active = self._standby = None
-        if self._nursery is not None:
-            self._nursery.close()
-            self._nursery = None
-        for task_id, job in self._jobs.items():
-            self._told.append(
-                (job.future, TransportError(f"task {task_id!r}: the supervisor was closed before it was done"))
-            )
-        self._jobs.clear()
+        self._staff.close()
+        self._backlog.give_up()
         self._selector.close()
         os.close(self._wake_fd)
         self._opened.close()
@@ -608,18 +393,15 @@ class WorkerSupervisor:
         if not self._is_ended:
             os.eventfd_write(self._wake_fd, 1)
 
-    def _clear_wake(self) -> None:
+    def _clear_wake(self) -> Iterable[Event]:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
+        return ()
 
     def _tell(self) -> None:
         """Without the lock: a future's callback may submit the next task."""
-        told, self._told = self._told, []
-        for future, outcome in told:
-            if isinstance(outcome, Confirmation):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
+        for settlement in self._backlog.take_settled():
+            settlement.tell()
 
 
 def _lock_directory(directory: Path) -> int:
@@ -630,15 +412,6 @@ def _lock_directory(directory: Path) -> int:
         os.close(fd)
         raise TransportError(f"{directory}: another engine uses it; give each its own directory") from error
     return fd
-
-
-def _kill(pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-
-def _cause_of(status: int) -> str:
-    return f"it was killed by {signal.Signals(-status).name}" if status < 0 else f"it ended with exit code {status}"
 
 
 __all__ = ["Confirmation", "SupervisorStatus", "WorkerState", "WorkerSupervisor"]
