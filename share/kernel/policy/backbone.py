@@ -14,6 +14,7 @@ import torch
 
 from share.kernel.policy.attention import NAME, NAME_IMAGES, Plan
 from share.kernel.policy.images import EncodedImage
+from share.kernel.policy.tower import Tower
 
 _FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -31,7 +32,7 @@ class Embedded:
 
 
 class Backbone:
-    """The parts of a Qwen-VL model, called one by one. Holds no state of its own."""
+    """The parts of a Qwen-VL model, called one by one."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -43,9 +44,10 @@ class Backbone:
         self.width = int(model.config.text_config.hidden_size)
         model.config.text_config._attn_implementation = NAME
         model.config.vision_config._attn_implementation = NAME_IMAGES
-        patches = model.model.visual.patch_embed.proj
-        if type(patches) is torch.nn.Conv3d:
-            patches.__class__ = PatchProjection
+        visual = model.model.visual
+        if type(visual.patch_embed.proj) is torch.nn.Conv3d:
+            visual.patch_embed.proj.__class__ = PatchProjection
+        self.tower = Tower(visual) if Tower.fits(visual) else None
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -75,10 +77,13 @@ class Backbone:
             return []
         pixels = torch.cat([image.pixel_values for image in distinct.values()]).to(self.device, self.dtype)
         grids = torch.stack([image.grid_thw for image in distinct.values()])
-        encoded = self.model.model.get_image_features(pixels, grids.to(self.device), return_dict=True)
-        features = list(encoded.pooler_output)
-        for deep in getattr(encoded, "deepstack_features", None) or ():
-            features = [torch.cat(pair, dim=-1) for pair in zip(features, deep, strict=True)]
+        if self.tower is not None and not torch.is_grad_enabled() and self.tower.is_plain:
+            features = self.tower.features(pixels, grids.tolist())
+        else:
+            encoded = self.model.model.get_image_features(pixels, grids.to(self.device), return_dict=True)
+            features = list(encoded.pooler_output)
+            for deep in getattr(encoded, "deepstack_features", None) or ():
+                features = [torch.cat(pair, dim=-1) for pair in zip(features, deep, strict=True)]
         by_digest = dict(zip(distinct, features, strict=True))
         return [by_digest[image.digest] for image in images]
 
