@@ -29,6 +29,7 @@ class RolloutCache:
         self._copies = 0
         self._start = 0
         self._visible = 0
+        self._written = 0  # no row holds a token from here on, nor ever has
         self._rows = self._positions = torch.empty(0, dtype=torch.long)
 
     def reserve(self, num_rows: int) -> None:
@@ -49,6 +50,7 @@ class RolloutCache:
             self._grow(max(lengths))
         self._copies = copies
         self._start = start
+        self._written = max(self._written, *lengths)
         self.seen[start:stop] = self.unseen
         for number, length in enumerate(lengths):
             self.seen[start + number * copies : start + (number + 1) * copies, :length] = 0.0
@@ -64,6 +66,7 @@ class RolloutCache:
         self._visible = max(lengths) + longest
         if self._visible > self.length:
             self._grow(self._visible)
+        self._written = max(self._written, self._visible)
         self._rows = torch.arange(start, stop, device=device)[:, None]
         self._positions = torch.tensor(lengths, device=device)[:, None]
         if longest == 1:
@@ -79,8 +82,9 @@ class RolloutCache:
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy rows over others that are not needed any more, or that move as well."""
         if sources:
-            for tensor in (*self.kept, self.seen):
-                tensor[targets] = tensor[sources]
+            self.seen[targets] = self.seen[sources]
+            for tensor in self.kept:
+                tensor[targets, :, : self._written] = tensor[sources, :, : self._written]
 
     def keep(self, new_RKTD: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep the new keys and values of a layer, one behind the other; returns those that the new tokens may see."""
@@ -107,10 +111,11 @@ class RolloutCache:
     def _fill_layer(self, new_PKTD: torch.Tensor, layer: int) -> None:
         prefixes, heads, length, width = new_PKTD.shape
         if len(self.kept) == layer:
-            self.kept.append(new_PKTD.new_empty(len(self.seen), heads, self.length, width))
+            self.kept.append(new_PKTD.new_zeros(len(self.seen), heads, self.length, width))
         rows = self.kept[layer][self._start : self._start + prefixes * self._copies]
         rows.view(prefixes, self._copies, heads, -1, width)[:, :, :, :length] = new_PKTD[:, None]
-        rows[:, :, length:] = 0.0
+        # What is hidden counts for nothing, unless it is not finite.
+        rows[:, :, length : self._written] = 0.0
 
     def _grow(self, length: int) -> None:
         """Twice the length, or what is needed."""
