@@ -173,10 +173,14 @@ class Conversation:
             self.images.append(image)
         self.turn_start = len(self.ids)
 
-    def done(self) -> Rollout:
+    def trajectory(self) -> Trajectory:
+        """What was done, when it has ended."""
         assert self.finish is not None
+        return Trajectory(self.opened.prompt.prompt_id, tuple(self.actions), self.answer, self.finish)
+
+    def done(self) -> Rollout:
         return Rollout(
-            trajectory=Trajectory(self.opened.prompt.prompt_id, tuple(self.actions), self.answer, self.finish),
+            trajectory=self.trajectory(),
             scene=self.scene,
             prompt_ids=torch.tensor(self.opened.ids),
             completion_ids=torch.tensor(self.ids, dtype=torch.long),

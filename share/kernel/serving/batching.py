@@ -99,6 +99,14 @@ class Prediction:
     predict_ms: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opened:
+    """A prompt before anything was seen of it."""
+
+    prompt: OpenedPrompt
+    text_embedding: Vector
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """A request on its way. Times are those of `time.monotonic`; `waited` counts token steps since it could join."""
@@ -107,13 +115,12 @@ class _Waiting:
     asked: Asked
     is_background: bool
     watch: AnswerWatch
-    opening: Future[OpenedPrompt]
+    opening: Future[_Opened]
     submitted: float
     future: Future[Prediction] = field(default_factory=Future)
     waited: int = 0
     begun: float = 0.0
     visual_embedding: Vector | None = None
-    text_embedding: Vector | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -210,7 +217,8 @@ class Batcher:
         with self._changed:
             self._changed.notify_all()
 
-    def _open(self, request: Request) -> OpenedPrompt:
+    @torch.no_grad()
+    def _open(self, request: Request) -> _Opened:
         shown = None
         if request.is_video:
             last = len(request.images) - 1
@@ -218,7 +226,11 @@ class Batcher:
         prompt = Prompt(
             request.trace_id, "request", request.question, request.images, "", is_video=request.is_video, shown=shown
         )
-        return open_prompt(self.served.frozen().policy, prompt, self._schemas)
+        frozen = self.served.frozen().policy
+        opened = open_prompt(frozen, prompt, self._schemas)
+        ids = frozen.tokenizer.encode(request.question, add_special_tokens=False) or [frozen.chat.end_id]
+        embedded = frozen.base.get_input_embeddings()(torch.tensor(ids, device=frozen.device))
+        return _Opened(opened, _pooled(embedded))
 
     @torch.no_grad()
     def _run(self) -> None:
@@ -309,12 +321,12 @@ class Batcher:
                 aloft.flight.join(list(conversations))
                 for waiting in together:
                     waiting.begun = begun
-                    self._embed(waiting, aloft)
+                    waiting.visual_embedding = self._visual_embedding(waiting.opening.result(), aloft)
             except Exception as error:
                 self._crash(aloft, error)
 
     def _conversation(self, waiting: _Waiting) -> Conversation:
-        request, opened, config = waiting.request, waiting.opening.result(), self.config
+        request, opened, config = waiting.request, waiting.opening.result().prompt, self.config
         sampled = RolloutConfig(
             group_size=1,
             turns_max=config.turns_max,
@@ -326,18 +338,13 @@ class Batcher:
         draws = Draws(row_key(RolloutKey(request.seed, 0), "", 0))
         return Conversation(opened, 0, copy_scene(opened.scene), draws, sampled, waiting.watch)
 
-    def _embed(self, waiting: _Waiting, aloft: _Aloft) -> None:
-        """Pool what was just seen and asked."""
-        frozen, images = self.served.frozen().policy, waiting.opening.result().images
-        ids = frozen.tokenizer.encode(waiting.request.question, add_special_tokens=False) or [frozen.chat.end_id]
-        embedded = frozen.base.get_input_embeddings()(torch.tensor(ids, device=frozen.device))
-        waiting.text_embedding = _pooled(embedded)
+    def _visual_embedding(self, opened: _Opened, aloft: _Aloft) -> Vector:
+        """Of what was just seen."""
+        images = opened.prompt.images
         if not images:
-            waiting.visual_embedding = np.zeros_like(waiting.text_embedding)
-        elif aloft.served.sees_as_frozen:
-            waiting.visual_embedding = _pooled(aloft.flight.image_features(images))
-        else:
-            waiting.visual_embedding = _pooled(self._frozen_eye.image_features(images))
+            return np.zeros_like(opened.text_embedding)
+        flight = aloft.flight if aloft.served.sees_as_frozen else self._frozen_eye
+        return _pooled(flight.image_features(images))
 
     def _step(self, aloft: _Aloft) -> None:
         try:
@@ -354,21 +361,20 @@ class Batcher:
             waiting.future.set_exception(dropped)
             return
         assert waiting.visual_embedding is not None
-        assert waiting.text_embedding is not None
-        rollout, predict_s = conversation.done(), time.monotonic() - waiting.begun
+        opened, predict_s = waiting.opening.result(), time.monotonic() - waiting.begun
         self._predict_s = 0.9 * self._predict_s + 0.1 * predict_s if self._predict_s else predict_s
         waiting.future.set_result(
             Prediction(
-                trajectory=rollout.trajectory,
-                scene=rollout.scene,
-                answer=rollout.trajectory.answer or "",
+                trajectory=conversation.trajectory(),
+                scene=conversation.scene,
+                answer=conversation.answer or "",
                 confidence=waiting.watch.confidence,
                 entropy=waiting.watch.entropy,
                 visual_embedding=waiting.visual_embedding,
-                text_embedding=waiting.text_embedding,
+                text_embedding=opened.text_embedding,
                 policy_version=aloft.served.version,
-                prompt_tokens=len(conversation.opened.ids),
-                completion_tokens=rollout.num_actions,
+                prompt_tokens=len(opened.prompt.ids),
+                completion_tokens=sum(conversation.written),
                 queue_ms=(waiting.begun - waiting.submitted) * 1000,
                 predict_ms=predict_s * 1000,
             )
