@@ -128,3 +128,19 @@ def test_a_version_in_other_numbers_becomes_the_policys(starter: Policy) -> None
     tensors = {name: tensor.double() for name, tensor in variant(starter, 1).items()}
     policy = with_weights(starter, tensors)
     assert {parameter.dtype for parameter in policy.model.parameters()} == {torch.float32}
+
+
+def test_only_what_holds_a_change_is_made_anew(starter: Policy) -> None:
+    """And what listens to it listens to it alone."""
+    name = "model.language_model.layers.1.mlp.up_proj.weight"
+    adapted = with_weights(starter, {name: torch.zeros_like(starter.model.get_parameter(name))})
+    old, new = starter.model.model, adapted.model.model
+    assert new.visual is old.visual
+    assert new.language_model.layers[0] is old.language_model.layers[0]
+    assert new.language_model.layers[1].self_attn is old.language_model.layers[1].self_attn
+    assert new.language_model.layers[1].mlp is not old.language_model.layers[1].mlp
+    assert old.language_model.layers[1].mlp.up_proj.weight.abs().sum() > 0
+    new.language_model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    new.language_model.layers[1].mlp.extra = torch.nn.Identity()
+    assert not old.language_model.layers[1].mlp._forward_hooks
+    assert not hasattr(old.language_model.layers[1].mlp, "extra")
