@@ -92,6 +92,8 @@ class Verdict(Wire):
 
     @model_validator(mode="after")
     def _right_needs_no_other(self) -> Verdict:
+        if self.answer is not None and not self.answer.strip():
+            raise ValueError("answer: is blank; leave it out where it is not known")
         if self.approved and self.answer is not None:
             raise ValueError("answer: an approved answer is the right one; leave it out")
         return self

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import jinja2
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from share.kernel.contracts.serving import Expert
@@ -25,6 +26,7 @@ from share.kernel.online.access import LOOKERS
 from share.kernel.online.alerts import Look
 from share.kernel.online.door import door_of
 from share.kernel.online.refusals import status_of
+from share.kernel.online.reviews import Verdict
 from share.kernel.online.wire import TRACE_ID
 from share.kernel.serving.keys import ApiKey, Role
 
@@ -147,11 +149,15 @@ async def decide(task_id: str, request: Request) -> Response:
     if form.get("decision") not in ("approve", "reject"):
         return _problem(request, key, 422, "the form says neither approve nor reject")
     approved = form["decision"] == "approve"
-    answer = form.get("answer", "").strip() or None
+    answer = None if approved else form.get("answer", "").strip() or None
+    try:
+        said = Verdict(approved=approved, notes=form.get("notes", ""), answer=answer)
+    except ValidationError as error:
+        return _problem(request, key, 422, "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors()))
 
     def say() -> object:
         return door.engine.process_human_review_decision(
-            task_id, approved, form.get("notes", ""), reviewer=key.id, answer=None if approved else answer
+            task_id, said.approved, said.notes, reviewer=key.id, answer=said.answer
         )
 
     return await _done(request, key, say, "/reviews")

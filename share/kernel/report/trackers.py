@@ -43,9 +43,11 @@ class Tracking:
         self.names = [str(tracker.value) for tracker in chosen]
         self._accelerator: Accelerator | None = None
         if chosen and not dry_run:
-            project = ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir / DIRECTORY))
+            directory = run_dir / DIRECTORY
+            directory.mkdir(parents=True, exist_ok=True)  # else wandb takes the current one
+            project = ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(directory))
             self._accelerator = Accelerator(cpu=True, log_with=chosen, project_config=project)
-            self._accelerator.init_trackers("pixelis", init_kwargs={"wandb": {"name": run_id}})
+            self._accelerator.init_trackers("pixelis", init_kwargs={"wandb": {"name": run_id, "dir": str(directory)}})
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         if self._accelerator is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from share.kernel.adaptation.audit import Action
-from share.kernel.adaptation.review import ReviewQueue
+from share.kernel.adaptation.review import DAY_S, ReviewQueue
 from share.kernel.contracts.kinds import Voter
 from share.kernel.contracts.serving import Listener, Reply, Request
 from share.kernel.errors import PixelisError, ReviewProblem
@@ -314,6 +314,7 @@ class InferenceEngine:
         self._try("not_swept", lambda: self._pictures.expire(days))
         self._try("not_swept", lambda: self._gate.expire(days))
         self._try("not_swept", self._evidence.expire)
+        self._try("not_swept", lambda: self._updates.forget(self._clock() - days * DAY_S))
 
     def _try(self, part: str, work: Callable[[], object]) -> None:
         try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from share.kernel.adaptation.review import ReviewDecision, ReviewQueue
+from share.kernel.adaptation.review import NOTES_CHARACTERS_MAX, ReviewDecision, ReviewQueue
 from share.kernel.contracts.experience import Experience, Status
 from share.kernel.contracts.serving import Expert
 from share.kernel.contracts.trajectory import Trajectory
@@ -134,7 +134,8 @@ class Reviews:
             if before is None and answer is not None:
                 self._queue.find(task_id)
                 self._keep_right_answer(self._known(task_id), self._recorder.redacted(answer.strip()))
-            decision = self._queue.decide(task_id, approved, reviewer, self._recorder.redacted(notes))
+            kept = self._recorder.redacted(notes)[:NOTES_CHARACTERS_MAX]  # what is redacted may be longer
+            decision = self._queue.decide(task_id, approved, reviewer, kept)
             if task_id in self._sent:
                 effect: Effect = "update"
             elif before is not None and all(each.task_id != task_id for each in self._queue.unsettled()):

@@ -99,9 +99,17 @@ class Updates:
             return ledger.find(task_id) is not None
 
     def resume(self) -> None:
-        """Go on after workers died too often."""
+        """Go on after workers died too often; what is in quarantine may be tried again."""
         if self._supervisor is not None:
+            for task_id in self._supervisor.status().quarantined:
+                self._supervisor.release(task_id)
             self._supervisor.resume()
+
+    def forget(self, before: float) -> None:
+        """Remove what the ledger has of tasks from before that second since 1970. Raises TransportError."""
+        if (self._directory / "ledger.sqlite").exists():  # opening one makes it
+            with closing(Ledger(self._directory)) as ledger:
+                ledger.forget(before)
 
     def statistics(self, gate: Counter[str]) -> LearningStatistics:
         last = self._last
