@@ -37,6 +37,8 @@ from share.kernel.online.wire import (
 )
 from share.kernel.serving.admission import decode_image
 
+PATH = "/v1/chat/completions"
+
 CLIENT_GONE = 499
 """The status, nginx's, of an answer that nobody waited for; it is only seen in metrics."""
 
@@ -49,7 +51,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_REFUSALS)
+@router.post(PATH, response_model=ChatCompletion, responses=_REFUSALS)
 @allow("client", "admin", has_places=True)
 async def complete(asked: ChatRequest, request: Request) -> Response:
     """Answer a question about images. With `stream`, as server-sent events that end with `[DONE]`."""
@@ -226,4 +228,4 @@ def _id_of(trace_id: str) -> str:
     return f"chatcmpl-{trace_id}"
 
 
-__all__ = ["CLIENT_GONE", "complete", "router"]
+__all__ = ["CLIENT_GONE", "PATH", "complete", "router"]

@@ -11,7 +11,7 @@ import uvicorn
 from share.kernel.errors import ConfigError, PixelisError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 BACKLOG = 512
 
@@ -46,7 +46,7 @@ def url_of(listening: socket.socket) -> str:
 class Listening:
     """Serves an app on a socket until it is closed. Raises PixelisError when the server does not start."""
 
-    def __init__(self, app: FastAPI, listening: socket.socket, *, drain_s: int) -> None:
+    def __init__(self, app: ASGIApp, listening: socket.socket, *, drain_s: int) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,

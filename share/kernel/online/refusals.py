@@ -121,6 +121,8 @@ def answer_errors(app: FastAPI) -> None:
             error.code if isinstance(error, Refusal) else HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         )
         param = error.param if isinstance(error, Refusal) else None
+        if error.status_code == 400:  # FastAPI's, for a body that is no text; broken JSON in it is 422 too
+            return _response(422, told(422, "the body is not JSON in UTF-8", "invalid_value"))
         response = _response(error.status_code, told(error.status_code, str(error.detail), code, param))
         response.headers.update(error.headers or {})
         return response
@@ -139,6 +141,12 @@ def answer_errors(app: FastAPI) -> None:
         where = "".join(traceback.format_tb(error.__traceback__))  # without its message: it may hold what a user sent
         door_of(request).logger.error("http_error", type(error).__name__, status=500, traceback=where)
         return _response(500, told(500, _INTERNAL, "internal_error"))
+
+
+def refused_with(error: PixelisError) -> JSONResponse:
+    """What a caller is told of an error."""
+    status, code = status_of(error)
+    return _response(status, told(status, str(error), code), getattr(error, "retry_after_s", RETRY_AFTER_S))
 
 
 def _response(status: int, body: ErrorReply, retry_after_s: float = RETRY_AFTER_S) -> JSONResponse:

@@ -16,6 +16,7 @@ from share.kernel.online.listening import Listening, bound, url_of
 from share.kernel.online.metrics import Metrics
 from share.kernel.online.pictures import Painter
 from share.kernel.online.tracking import Tracker
+from share.kernel.online.turnstile import Turnstile
 from share.kernel.report.trackers import Tracking
 from share.kernel.serving.admission import Places, TokenBuckets
 from share.kernel.serving.engine import InferenceEngine
@@ -56,7 +57,7 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
         tracker = Tracker(tracking, engine.get_statistics, run.logger, every_s=config.track_every_s)
         opened.callback(tracker.close)
         door = _door(config, run, keys, engine)
-        server = Listening(make_app(door), listening, drain_s=config.drain_s)
+        server = Listening(Turnstile(make_app(door), door.places, door.metrics), listening, drain_s=config.drain_s)
         opened.callback(server.close)  # before the engine is: what is being answered is finished
         door.watch.start()
         opened.callback(door.watch.close)

@@ -115,12 +115,17 @@ class Places:
         self._lock = threading.Lock()
         self.num_taken = 0
 
+    @property
+    def are_taken(self) -> bool:
+        """Whether there is none left."""
+        return self.num_taken >= self._places_max
+
     @contextmanager
     def one(self) -> Iterator[Place]:
         """A place while the block runs. Raises ServiceFull when there is none."""
         with self._lock:
-            if self.num_taken >= self._places_max:
-                raise ServiceFull(f"{self._places_max} questions are being answered already", 1.0)
+            if self.are_taken:
+                raise self.full()
             self.num_taken += 1
         place = Place(self._leave)
         try:
@@ -128,6 +133,10 @@ class Places:
         finally:
             if not place.is_kept:
                 self._leave()
+
+    def full(self) -> ServiceFull:
+        """What is said to one who gets no place."""
+        return ServiceFull(f"{self._places_max} questions are being answered already", 1.0)
 
     def _leave(self) -> None:
         with self._lock:
