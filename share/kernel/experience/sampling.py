@@ -100,7 +100,8 @@ class PrioritySampler:
             at_N = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
         probabilities_N = self._weights.take(at_N)
         probabilities_N /= self._total
-        at_N += self._first
+        if self._first:
+            at_N += self._first
         return at_N, probabilities_N
 
     def _is_bounded(self) -> bool:
