@@ -88,16 +88,19 @@ class VisionKernel:
         `changes` may repeat the configuration, not change it. `name` is the backend expected there, None for any.
         Raises ConfigError when the run cannot be resumed.
         """
-        record = read_json(run_dir / METRICS)
-        if record.get("mode") != mode:
-            raise ConfigError(f"{run_dir}: is a run of {record.get('mode')}, not of {mode}")
-        backend = str(record.get("backend"))
-        if name is not None and name != backend:
-            raise ConfigError(f"backend: the run was made by {backend!r}, not {name!r}")
-        with held(run_dir):
-            if record.get("status") in ("ok", "dry_run") or record.get("dry_run"):
+        if not (run_dir / METRICS).is_file():
+            raise ConfigError(f"{run_dir}: has no {METRICS}, so it is no run, or one that never started")
+        with held(run_dir):  # before it is read: another process may be writing how it ended
+            record = read_json(run_dir / METRICS)
+            if record.get("mode") != mode:
+                raise ConfigError(f"{run_dir}: is a run of {record.get('mode')}, not of {mode}")
+            backend = str(record.get("backend"))
+            if name is not None and name != backend:
+                raise ConfigError(f"backend: the run was made by {backend!r}, not {name!r}")
+            status = record.get("status")
+            if status in ("ok", "dry_run") or record.get("dry_run"):
                 raise ConfigError(
-                    f"{run_dir}: has ended with status {record['status']}: there is nothing to resume. For a new run: "
+                    f"{run_dir}: has ended with status {status}: there is nothing to resume. For a new run: "
                     f"--config {run_dir / CONFIG}"
                 )
             stored = read_json(run_dir / CONFIG)

@@ -120,7 +120,7 @@ class Registry:
         module_name, _, attribute = backend.target.partition(":")
         try:
             return getattr(importlib.import_module(module_name), attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that was never meant to be imported
             raise PluginLoadError(
                 f"{kind} {name!r} of {backend.plugin} cannot be imported from {backend.target}: {one_line(error)}"
             ) from error
@@ -146,7 +146,7 @@ class Registry:
             return target(config)
         except PixelisError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             plugin = self.origin(choice.kind, choice.name).plugin
             raise PluginLoadError(
                 f"{choice.kind} {choice.name!r} of {plugin} cannot be built: {one_line(error)}"

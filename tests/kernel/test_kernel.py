@@ -123,6 +123,27 @@ def test_a_run_that_ended_well_or_is_at_work_cannot_be_resumed(kernel: VisionKer
         kernel.resume("train", run_dir, {})
     with held(run_dir), pytest.raises(ConfigError, match="at work in another process"):
         kernel.resume("train", run_dir, {})
+    (run_dir / "metrics.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no metrics\.json, so it is no run"):
+        kernel.resume("train", run_dir, {})
+
+
+def test_what_a_run_is_to_be_resumed_from_is_read_when_nobody_else_can_write_it(
+    kernel: VisionKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = kernel.run_train("counting", {"workdir": tmp_path, "fail_at": 1}).run_context.run_dir
+    open_ = os.open
+
+    def ended_just_before(path: object, *arguments: int) -> int:
+        descriptor = open_(path, *arguments)  # type: ignore[arg-type]
+        if path == run_dir:  # the other process lets go as this one comes
+            record = run_dir / "metrics.json"
+            record.write_text(record.read_text().replace('"failed"', '"ok"'))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", ended_just_before)
+    with pytest.raises(ConfigError, match="has ended with status ok"):
+        kernel.resume("train", run_dir, {})
 
 
 def test_a_dry_run_is_written_as_what_it_is(kernel: VisionKernel, tmp_path: Path) -> None:

@@ -156,20 +156,31 @@ def test_a_target_that_cannot_be_used_is_named_with_its_distribution(site: Path)
             def __init__(self, config: Config) -> None:
                 raise RuntimeError("in init")
 
+        class Exits:
+            def __init__(self, config: Config) -> None:
+                raise SystemExit("in init")
+
         class Unannotated:
             def __init__(self, config): ...
 
         uncallable = 3
     """
-    for name in ("Raises", "Unannotated", "Absent", "uncallable"):
-        files = {"targets.py": module, f"p_{name}.py": operation_plugin(name, f"targets:{name}")}
+    for name in ("Raises", "Exits", "Unannotated", "Absent", "uncallable", "script"):
+        target = "script:main" if name == "script" else f"targets:{name}"
+        files = {
+            "targets.py": module,
+            "script.py": "raise SystemExit(2)",
+            f"p_{name}.py": operation_plugin(name, target),
+        }
         install(site, f"wheel-{name.lower()}", files, {name: f"p_{name}"})
     registry = load_registry()
     for name, reason in {
         "Raises": "cannot be built: RuntimeError: in init",
+        "Exits": "cannot be built: SystemExit: in init",
         "Unannotated": "must be annotated with the ConfigModel",
         "uncallable": "must be annotated with the ConfigModel",
         "Absent": "cannot be imported from targets:Absent",
+        "script": "cannot be imported from script:main: SystemExit: 2",
     }.items():
         with pytest.raises(PluginLoadError, match=rf"wheel-{name.lower()} 1\.0.*{reason}"):
             registry.build(Choice("operation", name))

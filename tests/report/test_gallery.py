@@ -144,6 +144,10 @@ def test_every_image_is_inside_the_page_and_nothing_is_fetched(tmp_path: Path) -
     assert policies[0].startswith("default-src 'none'; img-src data:;")
 
 
+def test_half_a_character_in_a_question_costs_a_character_and_no_page(tmp_path: Path) -> None:
+    assert "which ? is it" in _page(tmp_path, _item(question="which \ud83d is it")).text
+
+
 def test_an_image_that_several_rollouts_show_is_kept_once(tmp_path: Path) -> None:
     assert len(json.loads(_page(tmp_path, *[_item() for _ in range(8)]).scripts[0])) == 3
 

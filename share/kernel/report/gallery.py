@@ -90,7 +90,7 @@ def write_gallery(
         images=images.sources,
         nonce=sha256("".join(images.sources).encode() + str(len(items)).encode()).hexdigest()[:32],
     )
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(errors="replace"))  # a question may hold half a character
 
 
 @dataclass(frozen=True, slots=True)
