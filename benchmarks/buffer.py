@@ -273,11 +273,13 @@ def amplification(directory: Path, rows: int | None) -> None:
     content = len(
         b"".join(bytes(part) for part in encode_experience(make_experience(np.random.default_rng(0), 0, 512), 1.0))
     )
-    grown, steady = _written(directory / "ours", count)
-    print(f"written by byte of payload ({content} bytes each), batches of 50:")
-    for name, written, number in (("growing", grown, count // 2), ("at capacity", steady, count)):
-        shares = (f"{kind} {of / (number * content):.3f}" for kind, of in written.items())
-        print(f"  {name}: " + ", ".join(shares))
+    print(f"written by byte of payload ({content} bytes each):")
+    for batch in (50, 1):
+        number = count if batch > 1 else count // 2
+        grown, steady = _written(directory / f"ours-{batch}", number, batch)
+        for name, written, added in (("growing", grown, number // 2), ("at capacity", steady, number)):
+            shares = (f"{kind} {of / (added * content):.3f}" for kind, of in written.items())
+            print(f"  batches of {batch}, {name}: " + ", ".join(shares))
 
 
 class CountingDisk(RealDisk):
@@ -413,7 +415,7 @@ def _open_and_search(connection: Connection, directory: Path) -> None:
         connection.send((seconds, resident.rss - getattr(resident, "shared", 0)))
 
 
-def _written(directory: Path, count: int) -> tuple[dict[str, int], dict[str, int]]:
+def _written(directory: Path, count: int, batch: int) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes by what they are for: of the first count / 2 experiences, and of `count` more when so many are kept."""
     rng = np.random.default_rng(0)
     ready = [make_experience(rng, number, DIMENSION) for number in range(200)]
@@ -423,10 +425,10 @@ def _written(directory: Path, count: int) -> tuple[dict[str, int], dict[str, int
 
         def add(first: int, last: int) -> dict[str, int]:
             before = dict(disk.written)
-            for number in range(first, last, 50):
+            for number in range(first, last, batch):
                 if number % snapshot_every == 0 and number >= count // 2:
                     buffer.save_snapshot()
-                buffer.add_many([_renamed(ready[each % 200], str(each)) for each in range(number, number + 50)])
+                buffer.add_many([_renamed(ready[each % 200], str(each)) for each in range(number, number + batch)])
             return {kind: disk.written[kind] - before[kind] for kind in before}
 
         grown = add(0, count // 2)

@@ -250,9 +250,9 @@ class SimulatedFile:
             self._inode.settle()
             self._disk._end("sync", self._path)
 
-    def reread(self) -> None:
+    def reread(self, offset: int) -> None:
         with self._disk._lock:
-            self._inode.reread()
+            self._inode.reread(offset)
 
     def map(self) -> memoryview:
         with self._disk._lock:

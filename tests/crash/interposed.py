@@ -89,8 +89,8 @@ class InterposedFile:
     def sync(self) -> None:
         self._through("sync", self._file.sync)
 
-    def reread(self) -> None:
-        self._file.reread()
+    def reread(self, offset: int) -> None:
+        self._file.reread(offset)
 
     def map(self) -> memoryview:
         return cast(memoryview, self._through("map", self._file.map))

@@ -111,8 +111,8 @@ class Inode:
                 if change.is_durable:
                     change.apply(self.content)
 
-    def reread(self) -> None:
-        """What an earlier sync failed over is on the disk or not, and now one can see which."""
+    def reread(self, offset: int) -> None:
+        """What an earlier sync failed over is on the disk or not, and now one can see which, from `offset` on."""
         if not any(change.is_doubtful for change in self.changes):
             return
         content = bytearray(self.base)
@@ -121,6 +121,7 @@ class Inode:
                 change.apply(content)
         if all(change.is_doubtful or change.is_durable for change in self.changes):
             self.base, self.changes = bytes(content), []
+            assert content[:offset] == self.content[:offset], "what is not looked at again is on the disk"
             self.content = content
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -29,6 +29,12 @@ from share.kernel.experience.disk import Disk, File
 from share.kernel.experience.frame import frame_bytes, pack_frame
 
 LOG = "log"
+SPARE_SHARE = 4
+"""One evicted segment is kept, to be used again, for so many that are there; at least one is."""
+
+TRUNCATE_AT_ONCE = 2
+"""Truncation waits for the next segment unless it gives back more than so many of the size of this one."""
+
 PUNCH_BYTES_MIN = 1 << 20
 """A rest of a segment that is smaller is not worth giving back before compaction."""
 
@@ -67,7 +73,8 @@ class FileStorage:
         chain = Chain(log, disk, is_followed=mode == "read")
         if mode == "read":
             return FileLog(chain, None, self._random)
-        return FileLog(chain, Ahead(log, disk, self._config.segment_bytes, self._executor), self._random)
+        ahead = Ahead(log, disk, self._config.segment_bytes, self._executor, secrets.token_hex(4))
+        return FileLog(chain, ahead, self._random)
 
     def verify(self, directory: Path, disk: Disk, /, *, progress: Callable[[int, int], None]) -> Iterator[Finding]:
         """See `Storage.verify`."""
@@ -85,6 +92,7 @@ class FileLog:
         self._random = random
         self._active: _Active | None = None
         self._fenced = ""
+        self._truncated = 0  # records before it may go
         self._is_settled = False  # whether the names of all segments are known to be durable
         self._cut: Finding | None = None
         self._next_sequence = 1
@@ -138,10 +146,11 @@ class FileLog:
                 raise self._refusal(error) from error
             raise
         active.end = active.segment.end = end
+        active.num_appends += 1
         self._next_sequence += len(records)
         if end >= active.prepare_at:
             active.prepare_at = active.capacity + 1
-            self._writing().begin()
+            self._writing().begin((end - START) / active.num_appends)
         return locations
 
     def scan(self, after: int = 0, /, *, until: int | None = None) -> Iterator[Record]:
@@ -156,25 +165,16 @@ class FileLog:
         return self._chain.read(location, sequence)
 
     def truncate(self, before: int, /) -> int:
-        """See `RecordLog.truncate`. Whole segments go, once a new one says durably which is the oldest that counts."""
-        ahead = self._writing()
-        segments = self._chain.segments
-        dead = [
-            segment for segment, following in itertools.pairwise(segments) if following.header.first_sequence <= before
-        ]
-        num_bytes = sum(segment.end or 0 for segment in dead)
-        rest = self._active.capacity - self._active.end if self._active is not None else 0
-        if not dead or num_bytes <= rest:
+        """See `RecordLog.truncate`. Whole segments go, once a new one says durably which is the oldest that counts.
+
+        The next one that is begun does; only for much that is dead one is begun now, and the rest of the last wasted.
+        """
+        self._writing()
+        self._truncated = max(self._truncated, before)
+        num_bytes = sum(segment.end or 0 for segment in self._dead())
+        if num_bytes <= (TRUNCATE_AT_ONCE * self._active.capacity if self._active is not None else 0):
             return 0
-        self._begin(oldest=segments[len(dead)].ordinal)
-        self._chain.segments = self._chain.segments[len(dead) :]
-        with self._changing():
-            for segment in dead:
-                with self._chain.files.borrowed(segment.ordinal) as file:
-                    size = file.size
-                self._chain.files.forget(segment.ordinal)
-                ahead.put(segment_path(self._directory, segment.ordinal), size)
-            self._disk.sync_directory(self._directory)
+        self._begin()
         return num_bytes
 
     def compact(self, is_dead: Callable[[Record], bool], /) -> int:
@@ -183,11 +183,11 @@ class FileLog:
         if not self._chain.segments:
             return 0
         with self._changing():
+            if self._active is None or not self._active.is_clean or self._active.end > START:
+                self._begin(must_be_clean=True)
             ahead.close()
             self._remove_leftovers()
             self._disk.sync_directory(self._directory)  # or a power cut brings back files that hold what is erased
-            if self._active is None or not self._active.is_zeroed or self._active.end > START:
-                self._begin(must_be_zeroed=True)
             return sum(erase(self._chain, segment, is_dead) for segment in self._chain.segments[:-1])
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class FileLog:
             # tells that it does.
             file.sync()
             proven = find_tail(file, last.header).proven
-            file.reread()
+            file.reread(proven[0])
             tail = find_tail(file, last.header, proven)
             if tail.damage is not None:
                 raise self._chain.damage(last.ordinal, tail.damage, tail.next_sequence)
@@ -253,8 +253,8 @@ class FileLog:
             sequence += 1
         return parts, locations, offset
 
-    def _begin(self, size: int = 0, *, oldest: int | None = None, must_be_zeroed: bool = False) -> _Active:
-        """Make the next segment, with room for `size` bytes, and seal the one before by its header."""
+    def _begin(self, size: int = 0, *, must_be_clean: bool = False) -> _Active:
+        """Make the next segment, with room for `size` bytes, seal the one before by its header, and truncate."""
         ahead = self._writing()
         if self._fenced:
             raise BufferFenced(self._fenced)
@@ -262,20 +262,21 @@ class FileLog:
         previous = segments[-1] if segments else None
         self._leave()
         ordinal = previous.ordinal + 1 if previous else 1
+        dead = self._dead()
         header = SegmentHeader(
             seed=self._random.getrandbits(32),
             epoch=self._epoch,
             ordinal=ordinal,
             first_sequence=self._next_sequence,
             previous_end=previous.end or START if previous else 0,
-            oldest=oldest or (segments[0].ordinal if segments else ordinal),
+            oldest=segments[len(dead)].ordinal if segments else ordinal,
         )
         with self._changing():
             self._settle()
-            blank = ahead.take(size, must_be_zeroed=must_be_zeroed)
+            blank = ahead.take(size, must_be_clean=must_be_clean)
             file = self._link(blank, header)
         segment = Segment(header, START)
-        self._chain.segments = (*self._chain.segments, segment)
+        self._chain.segments = (*self._chain.segments[len(dead) :], segment)
         try:
             with self._changing():
                 with contextlib.suppress(FileNotFoundError):
@@ -287,7 +288,24 @@ class FileLog:
             raise
         self._active = _Active(segment, file, blank)
         self._give_back_rest(previous)
+        self._give_back(dead)
         return self._active
+
+    def _dead(self) -> Sequence[Segment]:
+        """Segments of nothing but records that were truncated; never the last one."""
+        segments = self._chain.segments
+        num = sum(following.header.first_sequence <= self._truncated for following in segments[1:])
+        return segments[:num]
+
+    def _give_back(self, dead: Sequence[Segment]) -> None:
+        """They do not count any more, so one that cannot be given back stays until the next writer removes it."""
+        ahead, spares_max = self._writing(), max(len(self._chain.segments) // SPARE_SHARE, 1)
+        for segment in dead:
+            with contextlib.suppress(OSError):
+                with self._chain.files.borrowed(segment.ordinal) as file:
+                    size = file.size
+                self._chain.files.forget(segment.ordinal)
+                ahead.put(segment_path(self._directory, segment.ordinal), size, spares_max)
 
     def _link(self, blank: Blank, header: SegmentHeader) -> File:
         """Make the file a segment by giving it its name, if no other writer has."""
@@ -362,14 +380,15 @@ def _segment_bytes(records: Sequence[tuple[RecordType, Sequence[bytes | memoryvi
 class _Active:
     """The segment that is being appended to."""
 
-    __slots__ = ("capacity", "end", "file", "is_zeroed", "prepare_at", "segment")
+    __slots__ = ("capacity", "end", "file", "is_clean", "num_appends", "prepare_at", "segment")
 
     def __init__(self, segment: Segment, file: File, blank: Blank) -> None:
         self.segment = segment
         self.file = file
         self.end = START
         self.capacity = blank.size
-        self.is_zeroed = blank.is_zeroed
+        self.is_clean = blank.is_clean
+        self.num_appends = 0
         self.prepare_at = blank.size // 2
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
+_PIECE_BYTES_MAX = mmap.PAGESIZE * mmap.PAGESIZE // 8  # a huge page: as many pages as fit 8-byte entries into one
 
 
 class File(Protocol):
@@ -43,8 +44,9 @@ class File(Protocol):
         """Content and size are durable at return. After an OSError nothing since the last sync is to be trusted."""
         ...
 
-    def reread(self) -> None:
-        """Let later reads see what is on the disk, as far as the system can: it keeps what a failed sync did not write.
+    def reread(self, offset: int) -> None:
+        """Let later reads from `offset` on see what is on the disk, as far as the system can: it keeps what a failed
+        sync did not write.
 
         To be called after a sync that succeeded.
         """
@@ -135,8 +137,9 @@ class RealFile:
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
 
-    def reread(self) -> None:
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    def reread(self, offset: int) -> None:
+        # What Linux keeps in one piece it forgets as a whole or not at all; no piece is larger than this, nor across it.
+        os.posix_fadvise(self._descriptor, offset - offset % _PIECE_BYTES_MAX, 0, os.POSIX_FADV_DONTNEED)
 
     def map(self) -> memoryview:
         size = self.size
