@@ -28,6 +28,7 @@ from share.kernel.experience.inspection import inspect
 from share.kernel.experience.layout import read_identity
 from share.kernel.experience.lock import holder, is_locked
 from share.kernel.experience.manifest import newest_manifest
+from share.kernel.experience.problem import problem
 from share.kernel.experience.reader import ExperienceReader
 from share.kernel.registry import Registry
 
@@ -98,8 +99,14 @@ def _dump(registry: Registry, arguments: argparse.Namespace) -> int:
                 bar.update()
 
         if arguments.output is None:
-            for experience in counted():
-                print(json.dumps(as_fields(experience), ensure_ascii=False))
+            try:
+                for experience in counted():
+                    print(json.dumps(as_fields(experience), ensure_ascii=False))
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise problem(error, "standard output: cannot be written") from error
             return 0
         count = dump_experiences(counted(), arguments.output)
     _print({"experiences": count, "output": str(arguments.output)}, arguments.json)

@@ -205,6 +205,10 @@ def test_what_cannot_be_stored_is_refused_by_field(tmp_path: Path, registry: Reg
             buffer.update_priorities(["e1"], [1.0, 2.0])
         with pytest.raises(ExperienceRefused, match="ids: is the one text 'e1'"):
             buffer.remove("e1")
+        with pytest.raises(ExperienceRefused, match="exclude: is the one text 'e1'"):
+            buffer.search_index(experience(1).embedding, 1, exclude="e1")
+        with pytest.raises(ExperienceRefused, match="k: -1 is below 0"):
+            buffer.search_index(experience(1).embedding, -1)
         with pytest.raises(ExperienceRefused, match="succeeded: 2 values for 1 ids"):
             buffer.record_retrieval(["e1"], [True, False])
 

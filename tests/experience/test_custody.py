@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,37 @@ def test_erase_is_in_no_file_any_more(directory: Path, registry: Registry, capsy
     with opened(directory, registry, capacity=None) as buffer:
         assert ids_of(buffer) == []
         assert buffer.capacity == 25
+
+
+@pytest.mark.parametrize("days", ["-5", "nan", "inf"])
+def test_an_age_that_is_none_erases_nothing(directory: Path, days: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["buffer", "erase", str(directory), f"--older-than-days={days}"]) == 2
+    assert "older_than_days: " in said(capsys)[1]
+    assert main(["buffer", "stat", str(directory), "--json"]) == 0
+    assert json.loads(said(capsys)[0])["experiences"] == 25
+
+
+@pytest.mark.parametrize("work", ["stat", "verify", "dump", "rebuild"])
+@pytest.mark.parametrize(
+    ("field", "value"), [("dimension", 32), ("dimension", 0), ("dimension", "x"), ("storage", 7), ("format", None)]
+)
+def test_a_damaged_identity_is_named(
+    directory: Path, work: str, field: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity = directory / "buffer.json"
+    identity.write_text(json.dumps({**json.loads(identity.read_text()), field: value}))
+    assert main(["buffer", work, str(directory)]) in (1, 2)
+    out, err = said(capsys)
+    assert "buffer.json" in (out if work == "verify" and value == 32 else err)
+
+
+def test_a_full_disk_behind_standard_output_is_said(directory: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "share.kernel", "buffer", "dump", str(directory)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output: cannot be written")
+    assert "Traceback" not in done.stderr
 
 
 def test_compact_and_rebuild_with_another_index(

@@ -162,6 +162,9 @@ def test_a_log_that_ends_before_its_snapshot_has_lost_something(tmp_path: Path, 
     segment.write_bytes(content)
     with pytest.raises(BufferCorrupt, match="21 were durable when the snapshot was made"):
         opened(tmp_path, registry)
+    (loss,) = (each for each in findings(tmp_path, registry) if each.is_loss)
+    assert loss.path == str(tmp_path / "log")
+    assert "record 21 is damaged or missing" in loss.problem
     with opened(tmp_path, registry, salvage=True) as buffer:
         assert len(buffer) == 19
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from share.kernel.contracts.experience import Experience, Neighbor, Status
 from share.kernel.contracts.run import Metric
-from share.kernel.errors import BufferFull, BufferProblem, BufferUnavailable, ExperienceRefused
+from share.kernel.errors import BufferFull, BufferProblem, BufferUnavailable, ConfigError, ExperienceRefused
 from share.kernel.events import StructuredLogger
 from share.kernel.experience.builder import Builder, ProcessBuilder
 from share.kernel.experience.codec import check_experience, subject_hash
@@ -255,8 +256,10 @@ class ExperienceBuffer:
         return self.remove([each.id for each in found if each is not None and each.subject == subject])
 
     def expire(self, older_than_days: float) -> int:
-        """Remove all that were created longer ago. Returns how many."""
+        """Remove all that were created longer ago. Returns how many. Raises ConfigError for an age below 0."""
         self._check_open()
+        if not 0 <= older_than_days < math.inf:
+            raise ConfigError(f"older_than_days: {older_than_days} is not a number of days, at least 0")
         columns = self._memory.table.columns
         is_old = columns.created < self._clock() - older_than_days * 86400
         rows = np.flatnonzero(is_old & (columns.alive != 0)) + columns.row_base

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from share.kernel.config import Choice, ConfigModel, choice
 from share.kernel.contracts.experience import Experience
@@ -36,6 +36,12 @@ class PriorityConfig(ConfigModel):
     """Successes that an experience is taken to have had before it was ever retrieved."""
     prior_failures: float = Field(default=1.0, ge=0)
     """Failures that an experience is taken to have had before it was ever retrieved."""
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        if self.priority_min > self.priority_max:
+            raise ValueError(f"priority_min: {self.priority_min:g} is above priority_max, {self.priority_max:g}")
+        return self
 
     def first(self, experience: Experience, now: float) -> float:
         """The priority with which an experience begins; `now` is in seconds since 1970."""

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from share.kernel.contracts.experience import Finding
 from share.kernel.contracts.kinds import Storage
-from share.kernel.errors import BufferProblem
+from share.kernel.errors import BufferCorrupt, BufferProblem
 from share.kernel.experience.builder import INDEX
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.envelope import Damaged, read_envelope
+from share.kernel.experience.layout import LOG, check_dimension
 from share.kernel.experience.manifest import Manifest, file_name, generations, newest_manifest, read_manifest
 from share.kernel.experience.state import State, catch_up, load_state, read_snapshot
 from share.kernel.experience.table import Rows, Table
@@ -83,6 +84,9 @@ def _compared(
     log = storage.open(directory, disk, "read")
     try:
         catch_up(state, log, until=manifest.covers, follower=comparison)
+    except BufferCorrupt as error:  # every byte that is there is sound, but not all that was durable is there
+        yield Finding(str(directory / LOG), 0, str(error), True)
+        return
     except BufferProblem as error:
         yield _finding(directory, error)
         return
@@ -118,6 +122,7 @@ class _Comparison:
         self._vectors = vectors
 
     def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
+        check_dimension(self._vectors.dimension, vectors_ND)
         columns = self._table.columns
         at = np.arange(first_row, first_row + len(vectors_ND)) - columns.row_base
         rows, is_alive = self._snapshot.rows_of(columns.sequence[at])

@@ -6,7 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from share.kernel.errors import BufferUnavailable, ConfigError
+import numpy as np
+from numpy.typing import NDArray
+
+from share.kernel.errors import BufferCorrupt, BufferUnavailable, ConfigError
 from share.kernel.experience.disk import Disk, opened, publish
 from share.kernel.experience.problem import problem
 
@@ -32,6 +35,10 @@ def read_identity(disk: Disk, directory: Path) -> Identity:
         with opened(disk, path) as file:
             said = json.loads(file.pread(IDENTITY_BYTES_MAX, 0))
         identity = Identity(**said)
+        if not (isinstance(identity.format, int) and isinstance(identity.storage, str)):
+            raise TypeError("a format is a number, a storage a name")
+        if not (isinstance(identity.dimension, int) and identity.dimension > 0):
+            raise TypeError("a dimension is a number above 0")
     except FileNotFoundError:
         raise BufferUnavailable(f"{directory}: is not an experience buffer, it has no {IDENTITY}") from None
     except OSError as error:
@@ -43,6 +50,15 @@ def read_identity(disk: Disk, directory: Path) -> Identity:
     if identity.format > FORMAT:
         raise BufferUnavailable(f"{path}: format {identity.format}, this Pixelis reads {FORMAT}: upgrade pixelis")
     return identity
+
+
+def check_dimension(dimension: int, vectors_ND: NDArray[np.float32]) -> None:
+    """Raises BufferCorrupt when embeddings of the log, shape (N, D), are not those of such a buffer."""
+    if vectors_ND.shape[1] != dimension:
+        raise BufferCorrupt(
+            f"{IDENTITY}: its dimension is {dimension}, but embeddings in the log have {vectors_ND.shape[1]} numbers; "
+            "put that there"
+        )
 
 
 def settle_identity(disk: Disk, directory: Path, dimension: int, storage: str) -> Identity:
@@ -64,4 +80,4 @@ def settle_identity(disk: Disk, directory: Path, dimension: int, storage: str) -
     return identity
 
 
-__all__ = ["FORMAT", "IDENTITY", "LOG", "Identity", "read_identity", "settle_identity"]
+__all__ = ["FORMAT", "IDENTITY", "LOG", "Identity", "check_dimension", "read_identity", "settle_identity"]

@@ -103,6 +103,10 @@ class Memory:
 
     def search(self, embedding_D: NDArray[np.floating], k: int, exclude: Collection[str] = ()) -> list[Neighbor]:
         """The k most similar experiences that are not excluded, best first. Raises ExperienceRefused."""
+        if k < 0:
+            raise ExperienceRefused(f"k: {k} is below 0")
+        if isinstance(exclude, str):
+            raise ExperienceRefused(f"exclude: is the one text {exclude!r:.80}; give a collection of ids")
         query_D = self._query(embedding_D)
         columns = self.table.columns
         excluded = frozenset(exclude)

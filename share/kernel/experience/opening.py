@@ -23,7 +23,7 @@ from share.kernel.experience.config import ExperienceBufferConfig
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.envelope import Damaged, read_envelope
 from share.kernel.experience.followed import FollowedVectors
-from share.kernel.experience.layout import settle_identity
+from share.kernel.experience.layout import check_dimension, settle_identity
 from share.kernel.experience.live import LivePage
 from share.kernel.experience.lock import WriterLock
 from share.kernel.experience.manifest import Manifest, clean, newest_manifest
@@ -157,7 +157,8 @@ class VectorFeed:
             self._search(first, min(first + BLOCK_ROWS, stop))
 
     def added(self, first_row: int, vectors_ND: NDArray[np.float32]) -> None:
-        """See `Follower`."""
+        """See `Follower`. Raises BufferCorrupt."""
+        check_dimension(self._vectors.dimension, vectors_ND)
         self._vectors.append(first_row, vectors_ND)
         self._search(first_row, first_row + len(vectors_ND))
 

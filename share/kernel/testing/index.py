@@ -27,7 +27,7 @@ def check_index(index: Index) -> None:
             if num_rows < 3000:  # an index may need more rows than that, but not more than 3,000
                 continue
             raise
-        assert built.num_rows == num_rows
+        assert built.num_rows == num_rows, "an index knows how many rows it is over"
         _check_neighbors(built, vectors_ND, rows_N)
         content = built.save()
         loaded = index.load(memoryview(content))
@@ -58,8 +58,8 @@ def _check_neighbors(built: BuiltIndex, vectors_ND: NDArray[Any], rows_N: NDArra
         assert len(rows) == len(similarities) >= k, "there are k rows, so k are returned"
         assert len(np.unique(rows)) == len(rows), "no row is returned twice"
         assert (np.diff(similarities) <= 1e-6).all(), "best first"
-        exact = single_ND[np.searchsorted(rows_N, rows)] @ query_D
         assert np.isin(rows, rows_N).all(), "only the numbers that it was given"
+        exact = single_ND[np.searchsorted(rows_N, rows)] @ query_D
         if built.is_exact:
             assert len(rows) == k, "an exact index returns no candidates"
             assert np.allclose(similarities, exact, atol=1e-4), "it says that its similarities are exact"
