@@ -13,18 +13,10 @@ import torch
 from share.kernel.contracts.task import Prompt
 from share.kernel.contracts.trajectory import Action
 from share.kernel.media.operator import Operator
+from share.kernel.policy.conversation import Conversation
 from share.kernel.policy.loading import Policy
 from share.kernel.policy.plain import PlainFlight
-from share.kernel.policy.rollout import (
-    Conversation,
-    Flight,
-    RolloutConfig,
-    RolloutKey,
-    open_flight,
-    open_prompt,
-    rollout,
-    start,
-)
+from share.kernel.policy.rollout import Flight, RolloutConfig, RolloutKey, open_flight, open_prompt, rollout, start
 
 CONFIG = RolloutConfig(group_size=3, turns_max=3, tokens_max=120)
 KEY = RolloutKey(0, 0)

@@ -18,6 +18,7 @@ from share.kernel.contracts.vision import OperationResult, Scene
 from share.kernel.errors import ImageTokenMismatch, MediaError, PolicyError
 from share.kernel.media.operator import Operator
 from share.kernel.operation.zoom_in import ZoomIn, ZoomInConfig
+from share.kernel.policy.conversation import audit_image_tokens
 from share.kernel.policy.loading import Policy
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.plain import run_plain
@@ -26,7 +27,6 @@ from share.kernel.policy.rollout import (
     Rollout,
     RolloutConfig,
     RolloutKey,
-    audit_image_tokens,
     open_prompt,
     open_scene,
     rollout,

@@ -21,26 +21,28 @@ import torch
 from share.kernel.policy.attention import CachePlan
 from share.kernel.policy.cache import RolloutCache
 from share.kernel.policy.chat import Invalid, ParsedCall
-from share.kernel.policy.decoder import Decoder
-from share.kernel.policy.images import EncodedImage
-from share.kernel.policy.rollout import (
+from share.kernel.policy.conversation import (
     Conversation,
-    Group,
     Observation,
-    OpenedPrompt,
-    RolloutConfig,
     audit_image_tokens,
     cut,
-    end_ids,
     end_turn,
-    forbidden_ids,
-    gathered,
-    how_rollouts_run,
     observe,
     perform,
     settle,
-    start,
     write_next,
+)
+from share.kernel.policy.decoder import Decoder
+from share.kernel.policy.images import EncodedImage
+from share.kernel.policy.rollout import (
+    Group,
+    OpenedPrompt,
+    RolloutConfig,
+    end_ids,
+    forbidden_ids,
+    gathered,
+    how_rollouts_run,
+    start,
 )
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import torch
 
 from share.kernel.policy.attention import Branch
 from share.kernel.policy.backbone import Backbone
+from share.kernel.policy.conversation import audit_image_tokens
 from share.kernel.policy.images import EncodedImage
-from share.kernel.policy.rollout import Group, Rollout, audit_image_tokens
+from share.kernel.policy.rollout import Group, Rollout
 
 
 @dataclass(frozen=True, slots=True)

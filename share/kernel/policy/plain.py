@@ -13,24 +13,18 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from share.kernel.policy.chat import Invalid, ParsedCall
-from share.kernel.policy.images import EncodedImage
-from share.kernel.policy.rollout import (
+from share.kernel.policy.conversation import (
     Conversation,
-    Group,
-    OpenedPrompt,
-    RolloutConfig,
     audit_image_tokens,
     cut,
-    end_ids,
     end_turn,
-    forbidden_ids,
-    gathered,
     observe,
     perform,
     settle,
-    start,
     write_next,
 )
+from share.kernel.policy.images import EncodedImage
+from share.kernel.policy.rollout import Group, OpenedPrompt, RolloutConfig, end_ids, forbidden_ids, gathered, start
 from share.kernel.policy.sampling import RolloutKey
 
 if TYPE_CHECKING:

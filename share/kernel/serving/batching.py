@@ -22,7 +22,8 @@ from pydantic import Field
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Prompt
 from share.kernel.errors import DeadlineExceeded, EngineClosed, RequestDropped, ServiceFull
-from share.kernel.policy.rollout import Conversation, Flight, RolloutConfig, copy_scene, open_flight, open_prompt
+from share.kernel.policy.conversation import Conversation, copy_scene
+from share.kernel.policy.rollout import Flight, RolloutConfig, open_flight, open_prompt
 from share.kernel.policy.sampling import Draws, RolloutKey, row_key
 from share.kernel.serving.answers import AnswerWatch
 

@@ -19,7 +19,8 @@ import torch
 
 from share.kernel.contracts.trajectory import Trajectory
 from share.kernel.contracts.vision import Scene
-from share.kernel.policy.rollout import Rollout, open_scene, teacher_forced, with_image_tokens
+from share.kernel.policy.conversation import with_image_tokens
+from share.kernel.policy.rollout import Rollout, open_scene, teacher_forced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
