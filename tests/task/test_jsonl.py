@@ -150,6 +150,30 @@ def test_a_line_without_calls_has_no_demonstration_and_an_empty_list_says_answer
     assert source.demonstrate(source.prompt("train", 1), scene) == Demonstration((), "cat")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"bbox": [40, 5, 60, 20]}, ":1: calls.0: lies outside of '0.png', which has 40 x 30 pixels"),
+        ({"x": 5, "y": 400}, ":1: calls.0: lies outside of '0.png', which has 40 x 30 pixels"),
+        ({"bbox": [0.1, 0.2, 0.5, 0.6]}, ":1: calls.0: bbox is less than a pixel wide or high; give pixels"),
+    ],
+)
+def test_a_call_that_points_past_the_image_is_named_before_anything_is_decoded(
+    directory: Path, arguments: dict[str, object], said: str
+) -> None:
+    assert said in _mistake(directory, _line(calls=[{"name": "ZOOM_IN", "arguments": arguments}]))
+
+
+def test_a_call_that_lies_below_a_wide_image_is_named_when_it_is_demonstrated(directory: Path) -> None:
+    line = _line(calls=[{"name": "ZOOM_IN", "arguments": {"bbox": [1, 32, 9, 38]}}])
+    source = Jsonl(JsonlConfig(path=_write(directory, line), held_out_fraction=0))
+    prompt = source.prompt("train", 0)
+    scene = Scene(natives=prompt.images)
+    scene.add_view(prompt.images[0], 0, Transform())
+    with pytest.raises(TaskError, match=r"questions\.jsonl:1: calls: bbox \[1, 32, 9, 38\] lies outside .* 40 x 30"):
+        source.demonstrate(prompt, scene)
+
+
 def test_where_no_line_has_calls_the_answers_are_demonstrated_except_of_lines_not_to_be_imitated(
     directory: Path,
 ) -> None:

@@ -250,6 +250,11 @@ def test_plain_questions_and_answers_are_imitated_and_the_run_says_that_nothing_
             CALLS,
             "operations: the demonstration of prompt jsonl-judged-1 calls READ_TEXT, which is not among ZOOM",
         ),
+        (
+            {"calls": [{"name": "ZOOM_IN", "arguments": {"box": [0, 0, 32, 32]}}]},
+            {"calls": []},
+            "task: the demonstration of prompt jsonl-trained-1 fails: ZOOM_IN: box: no such key; did you mean 'bbox'?",
+        ),
         ({}, None, "task: its split 'held_out' holds no prompt"),
     ],
 )

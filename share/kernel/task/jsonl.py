@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from share.kernel.config import ConfigModel
@@ -137,7 +138,10 @@ class Jsonl:
         if not record.imitate or (record.calls is None and self._speaks_of_calls):
             return None
         first = prompt.shown[0] if prompt.shown else 0
-        calls = tuple(Call(call.name, _in_view(call.arguments, scene, first)) for call in record.calls or ())
+        try:
+            calls = tuple(Call(call.name, _in_view(call.arguments, scene, first)) for call in record.calls or ())
+        except ValueError as error:
+            raise TaskError(f"{prompt.truth['file']}:{prompt.truth['line']}: calls: {error}") from error
         return Demonstration(calls=calls, answer=record.truth)
 
 
@@ -177,6 +181,7 @@ def _read(path: Path) -> list[_Line]:
                 try:
                     record = _parse(content)
                     _check_media(record, path.parent, checked)
+                    _check_places(record, path.parent)
                 except (TaskError, MediaError) as error:
                     mistakes.append(f"{path}:{number}: {error}")
                     if len(mistakes) == MISTAKES_MAX or len(content) > LINE_BYTES_MAX:
@@ -229,21 +234,43 @@ def _check_media(record: Record, directory: Path, checked: set[str]) -> None:
         checked.add(record.video)
 
 
+def _check_places(record: Record, directory: Path) -> None:
+    """Look at the size of the images that calls point into, as far as headers tell: not how they are turned."""
+    own = {f"image_{number}": name for number, name in enumerate(record.image_paths, start=1)}
+    for number, call in enumerate(record.calls or ()):
+        name = own.get(str(call.arguments.get("image", "image_1")))
+        begin = call.begin
+        if name is None or begin is None:
+            continue
+        with Image.open(directory / name) as image:
+            width, height = image.size
+        if max(begin) >= max(width, height):
+            raise TaskError(f"calls.{number}: lies outside of {name!r}, which has {width} x {height} pixels")
+
+
 def _in_view(arguments: dict[str, object], scene: Scene, first: int) -> dict[str, object]:
-    """Arguments whose `bbox`, `x` and `y` are moved from native pixels to those of the view they speak of."""
+    """Arguments whose `bbox`, `x` and `y` are moved from native pixels to those of the view they speak of.
+
+    Raises ValueError for a box or a point that lies wholly outside of the image: it would be moved to its edge.
+    """
     name = arguments.get("image")
     if name is not None and name not in scene.views:
         return dict(arguments)
     view = view_of(scene, first) if name is None else scene.views[str(name)]
+    height, width = scene.native(view.source).shape[:2]
     moved = dict(arguments)
     if "bbox" in arguments:
         box = arguments["bbox"]
         assert isinstance(box, list | tuple)
+        if box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height:
+            raise ValueError(f"bbox {list(box)} lies outside of the image of {width} x {height} pixels")
         moved["bbox"] = box_in_view(view, (box[0], box[1], box[2], box[3]))
     if "x" in arguments and "y" in arguments:
         x, y = arguments["x"], arguments["y"]
         assert isinstance(x, int | float)
         assert isinstance(y, int | float)
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise ValueError(f"the point ({x}, {y}) lies outside of the image of {width} x {height} pixels")
         moved["x"], moved["y"] = point_in_view(view, x, y)
     return moved
 

@@ -56,11 +56,21 @@ class RecordCall(ConfigModel):
                 and box[1] < box[3]
             ):
                 raise ValueError("bbox must be four numbers [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
+            if box[2] - box[0] < 1 or box[3] - box[1] < 1:
+                raise ValueError("bbox is less than a pixel wide or high; give pixels, not shares of the image")
         if ("x" in self.arguments or "y" in self.arguments) and not (
             _is_finite(self.arguments.get("x")) and _is_finite(self.arguments.get("y"))
         ):
             raise ValueError("x and y must both be numbers")
         return self
+
+    @property
+    def begin(self) -> tuple[float, float] | None:
+        """Where the box begins, or where the point is; None of a call that has neither."""
+        x, y = self.arguments.get("x"), self.arguments.get("y")
+        if isinstance(box := self.arguments.get("bbox"), Sequence):
+            x, y = box[0], box[1]
+        return (x, y) if isinstance(x, int | float) and isinstance(y, int | float) else None
 
 
 class Record(ConfigModel):

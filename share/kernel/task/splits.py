@@ -21,7 +21,7 @@ def held_out(keys: Sequence[str], fraction: float, source: str) -> list[bool]:
         if len(places) < 2:
             raise TaskError(
                 f"{source}: everything shows the same images, so no part can be held out; "
-                "give a separate held-out set, or set held_out_fraction=0"
+                "add what shows others, give a separate held-out set, or set held_out_fraction=0"
             )
         ordered = sorted(places, key=places.__getitem__)
         if not chosen:

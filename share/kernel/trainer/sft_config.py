@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from share.kernel.config import Choice, ConfigModel, choice
 from share.kernel.data.curriculum import HarmRules, StageRules
+from share.kernel.media.operator import load_operator
 from share.kernel.policy.loading import PolicyConfig
 from share.kernel.policy.logprobs import Layout
 from share.kernel.policy.rollout import RolloutConfig
@@ -91,15 +92,15 @@ class SFTConfig(OptimizationConfig):
         registry = (info.context or {}).get("registry")
         if registry is None:
             return self
-        operations = [operation.name for operation in self.operations]
+        operator = load_operator(registry, self.operations)
         task = build_task(registry, self.task)
-        check_demonstrations(task, "held_out", self.evaluation_prompts, "task", operations)
+        check_demonstrations(task, "held_out", self.evaluation_prompts, "task", operator)
         if any(not stage.tasks for stage in self.stages):
-            check_demonstrations(task, "train", UNDEMONSTRATED_MAX, "task", operations)
+            check_demonstrations(task, "train", UNDEMONSTRATED_MAX, "task", operator)
         for stage in self.stages:
             for name, term in stage.tasks.items():
                 key = f"stages.{stage.name}.tasks.{name}"
-                check_demonstrations(build_task(registry, term.task), "train", UNDEMONSTRATED_MAX, key, operations)
+                check_demonstrations(build_task(registry, term.task), "train", UNDEMONSTRATED_MAX, key, operator)
         return self
 
 
