@@ -219,7 +219,7 @@ MISTAKES: dict[str, tuple[Callable[[FileLog, str], None], str]] = {
         "the bytes erased are told",
     ),
     "truncates too much": (
-        replaced("truncate", lambda real: lambda before: real(before + 50)),
+        replaced("truncate", lambda real: lambda before: real(before + 250)),
         "nothing is before the first",
     ),
     "counts from nought": (

@@ -138,7 +138,7 @@ class RealFile:
         os.fdatasync(self._descriptor)
 
     def reread(self, offset: int) -> None:
-        # What Linux keeps in one piece it forgets as a whole or not at all; no piece is larger than this, nor across it.
+        # What Linux keeps in one piece it forgets as a whole or not at all: no piece is larger, or across a multiple.
         os.posix_fadvise(self._descriptor, offset - offset % _PIECE_BYTES_MAX, 0, os.POSIX_FADV_DONTNEED)
 
     def map(self) -> memoryview:

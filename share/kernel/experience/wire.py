@@ -21,6 +21,7 @@ from share.kernel.experience.requests import Addition
 
 NAME = "producers"
 MESSAGE_BYTES_MAX = 256 << 20
+_RECEIVE_BYTES = 1 << 16
 _LENGTH = struct.Struct("<I")
 _COUNT = struct.Struct("<I")
 _ADDITION = struct.Struct("<III")
@@ -98,9 +99,19 @@ def unpack_answer(message: bytes) -> list[int]:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """One whole message. Raises ConnectionError, OSError."""
-    (length,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size))
-    return _receive_exactly(connection, length)
+    """One whole message, of which nothing follows before it is answered. Raises ConnectionError, OSError."""
+    received = b""
+    end = _LENGTH.size
+    while len(received) < end:
+        part = connection.recv(_RECEIVE_BYTES)
+        if not part:
+            raise ConnectionError("the writer has hung up")
+        received += part
+        if len(received) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
+    if len(received) > end:
+        raise ConnectionError("the writer says more than it was asked")
+    return received[_LENGTH.size :]
 
 
 def take_messages(received: bytearray) -> list[memoryview]:
@@ -117,17 +128,6 @@ def take_messages(received: bytearray) -> list[memoryview]:
         offset = end
     del received[:offset]
     return messages
-
-
-def _receive_exactly(connection: socket.socket, count: int) -> bytes:
-    parts = []
-    while count:
-        part = connection.recv(min(count, 1 << 20))
-        if not part:
-            raise ConnectionError("the writer has hung up")
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
 
 
 __all__ = [
