@@ -173,6 +173,24 @@ def test_a_decision_whose_update_could_not_be_sent_is_carried_out_after_a_restar
     assert len([entry for entry in actions(tmp_path) if entry[1] == "review"]) == 1
 
 
+def test_a_reviewer_is_told_that_no_update_is_made_where_the_images_are_gone(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path, learns=True)
+    parts.ask(questions[0], "trace")
+    assert not parts.engine.review_item("trace").lacks_images
+    parts.engine.close()
+    parts = make(tmp_path, learns=True)
+    item = parts.engine.review_item("trace")
+    assert (item.num_images, item.images, item.lacks_images) == (1, (), True)
+    assert parts.engine.process_human_review_decision("trace", True, reviewer="anna").effect == "no_images"
+    statistics = parts.engine.get_statistics()
+    assert statistics.troubles["review_without_update"] == {"images": 1}
+    assert statistics.reviews["unsettled"] == 0
+    assert statistics.evidence.audits == 1
+    assert parts.given() == []
+
+
 def test_a_dead_worker_delays_no_answer_and_loses_no_update(
     make: Maker, tmp_path: Path, questions: list[Prompt]
 ) -> None:

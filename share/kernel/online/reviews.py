@@ -64,6 +64,8 @@ class Review(Wire):
     """Where the answer comes from; the policy's vote first."""
     operations: list[OperationUsed]
     finish: FinishReason
+    num_images: int
+    """How many the request had. With fewer below, it can be decided, and no update is made of it."""
     images: list[str]
     """As data URLs, while they are held."""
     created_at: float
@@ -104,7 +106,8 @@ class Outcome(Wire):
     approved: bool
     reviewer: str
     effect: Effect
-    """`update`: it is on its way to the worker; `remembered`: nothing can be learned from it; `deferred`: later."""
+    """`update`: it is on its way to the worker; `remembered`: nothing can be learned from it; `no_images`: nor can it
+    be, because its images are not held any more; `deferred`: later."""
     repeated: bool
 
 
@@ -176,6 +179,7 @@ def _told(item: ReviewItem) -> Review:
         ],
         operations=[OperationUsed.of(action) for action in item.trajectory.operations],
         finish=item.trajectory.finish,
+        num_images=item.num_images,
         images=["data:image/png;base64," + base64.b64encode(encode_image(pixels)).decode() for pixels in item.images],
         created_at=item.created_at,
         leased_until=item.leased_until,

@@ -18,7 +18,7 @@ from share.kernel.online.pictures import Painter
 from share.kernel.online.tracking import Tracker
 from share.kernel.online.turnstile import Turnstile
 from share.kernel.report.trackers import Tracking
-from share.kernel.serving.admission import Places, TokenBuckets
+from share.kernel.serving.admission import Places, TokenBuckets, waiting_room
 from share.kernel.serving.engine import InferenceEngine
 from share.kernel.serving.keys import KeyStore
 from share.kernel.serving.opening import open_engine
@@ -77,25 +77,20 @@ def _directory(config: OnlineConfig, run: RunContext) -> Path:
 
 
 def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine) -> Door:
-    limits = config.admission
+    limits, rows_max = config.admission, config.batching.rows_max
     metrics = Metrics(engine.get_statistics)
     return Door(
         config=config,
         engine=engine,
         keys=keys,
         buckets=TokenBuckets(limits.requests_per_s, limits.burst),
-        places=Places(limits.requests_max or _room(config.batching.rows_max)),
+        places=Places(limits.requests_max or rows_max + waiting_room(rows_max)),
         metrics=metrics,
         watch=Watch(config.alerts, engine.get_statistics, run.logger, metrics.show, time.monotonic),
         painter=Painter(engine.policy, engine.operator),
         logger=run.logger,
         started_at=time.time(),
     )
-
-
-def _room(rows_max: int) -> int:
-    """Questions that are let in at the same time where that many are answered together."""
-    return rows_max + max(8, rows_max // 2)
 
 
 def _announce(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine, url: str) -> None:

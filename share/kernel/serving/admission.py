@@ -143,6 +143,11 @@ class Places:
             self.num_taken -= 1
 
 
+def waiting_room(rows_max: int) -> int:
+    """Requests that may wait where so many are answered together, and nobody waits longer than an answer takes."""
+    return max(8, rows_max // 2)
+
+
 def decode_image(url: str, name: str, *, pixels_max: int = PIXELS_MAX) -> Pixels:
     """The pixels of a data URL; nothing else of the file, such as EXIF, is kept.
 
@@ -167,4 +172,4 @@ def decode_image(url: str, name: str, *, pixels_max: int = PIXELS_MAX) -> Pixels
         raise MediaError(f"{name}: {str(error).removeprefix('image: ')}") from error
 
 
-__all__ = ["BUCKETS_MAX", "AdmissionConfig", "Place", "Places", "TokenBuckets", "decode_image"]
+__all__ = ["BUCKETS_MAX", "AdmissionConfig", "Place", "Places", "TokenBuckets", "decode_image", "waiting_room"]

@@ -16,6 +16,7 @@ from share.kernel.data.checkers import canonical
 from share.kernel.errors import EngineClosed, ExperienceRefused, PixelisError
 from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.experience.latency import SIZE, Latencies
+from share.kernel.serving.admission import waiting_room
 from share.kernel.serving.batching import Asked, Batcher, Prediction
 from share.kernel.serving.consultation import Consultant, Consultation, Question
 from share.kernel.serving.engine_config import EngineConfig
@@ -30,8 +31,9 @@ from share.kernel.serving.versions import FROZEN
 if TYPE_CHECKING:
     from share.kernel.contracts.experience import Vector
 
-MEMORY_UNTIL = 0.8
-"""Part of the batcher's queue: with more requests waiting no experience is asked."""
+UPDATES_UNTIL, MEMORY_UNTIL = 0.5, 0.8
+"""What is given up under load, in this order, each above that part of what may wait (`load_of`): answers are not
+learned from; no experience is asked; and last, at 1, the service lets nobody in."""
 
 STEPS = ("queue", "predict", "consult", "total")
 
@@ -241,8 +243,9 @@ class Answering:
 
 
 def load_of(batcher: Batcher) -> float:
-    """Part of the batcher's queue that is taken."""
-    return batcher.num_waiting / batcher.config.queue_max
+    """How many wait, as a part of those that may: by the batcher's queue, or before that by the service's places."""
+    config = batcher.config
+    return batcher.num_waiting / min(config.queue_max, waiting_room(config.rows_max))
 
 
 def _ran(prediction: Prediction) -> Expert:
@@ -254,4 +257,4 @@ def _quantiles(latencies: Latencies) -> Quantiles:
     return Quantiles(latencies.count, p50, p95, p99)
 
 
-__all__ = ["MEMORY_UNTIL", "STEPS", "Answering", "load_of"]
+__all__ = ["MEMORY_UNTIL", "STEPS", "UPDATES_UNTIL", "Answering", "load_of"]

@@ -17,7 +17,7 @@ from share.kernel.adaptation.review import ReviewQueue
 from share.kernel.contracts.serving import Request
 from share.kernel.errors import BufferProblem, PixelisError, ReviewProblem, UnknownTrace
 from share.kernel.experience.buffer import ExperienceBuffer
-from share.kernel.serving.answering import load_of
+from share.kernel.serving.answering import UPDATES_UNTIL, load_of
 from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.batching import Asked, Batcher, Prediction
 from share.kernel.serving.behind import Behind
@@ -37,9 +37,6 @@ from share.kernel.serving.versions import FROZEN
 
 if TYPE_CHECKING:
     from share.kernel.contracts.experience import Vector
-
-UPDATES_UNTIL = 0.5
-"""Part of the batcher's queue: with more requests waiting, answers are not learned from."""
 
 RECENT_MAX = 10_000
 """Answered requests whose client is remembered until they are recorded."""
@@ -251,4 +248,4 @@ class Remembering:
                 self._recent.popitem(last=False)
 
 
-__all__ = ["ERASED_MAX", "OTHERS_MAX", "RECENT_MAX", "UPDATES_UNTIL", "Remembering"]
+__all__ = ["ERASED_MAX", "OTHERS_MAX", "RECENT_MAX", "Remembering"]

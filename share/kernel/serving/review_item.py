@@ -12,18 +12,19 @@ from share.kernel.contracts.voting import Opinion
 if TYPE_CHECKING:
     from share.kernel.contracts.vision import Pixels
 
-Effect = Literal["update", "remembered", "deferred"]
+Effect = Literal["update", "remembered", "no_images", "deferred"]
 """What follows from a decision: an update on its way to the worker; only what is remembered, as nothing can be learned
-from it (its images are gone, or learning is off); or all of it later, because a part that it needs is not there now."""
+from it, or because the images that the update needs are not held any more; or all of it later, because a part that it
+needs is not there now."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReviewItem:
     """An answered request that waits for a person. All texts are redacted.
 
-    `confidence` is as it was stated, `votes` are those that were cast, the policy's first (empty without a vote).
-    `images` (uint8 HWC RGB) are there only while the engine holds them. `suggested` is the answer that the client
-    said to be right, None if it said none. Times are in seconds since 1970.
+    `confidence` is as it was stated, `votes` are those that were cast, the policy's first (empty without a vote). The
+    request had `num_images`; `images` (uint8 HWC RGB) are there only while the engine holds them. `suggested` is the
+    answer that the client said to be right, None if it said none. Times are in seconds since 1970.
     """
 
     task_id: str
@@ -33,10 +34,16 @@ class ReviewItem:
     confidence: float
     votes: tuple[Opinion, ...]
     trajectory: Trajectory
+    num_images: int
     images: tuple[Pixels, ...]
     suggested: str | None
     created_at: float
     leased_until: float
+
+    @property
+    def lacks_images(self) -> bool:
+        """Whether no update can be made of it any more, whatever is decided."""
+        return len(self.images) < self.num_images
 
 
 @dataclass(frozen=True, slots=True)

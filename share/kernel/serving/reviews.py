@@ -203,7 +203,7 @@ class Reviews:
             if is_lost:
                 self._troubles.note("review_without_update", "images", f"review {task_id}: its images are not held")
             self._settle(task_id)
-            return "remembered"
+            return "no_images" if is_lost else "remembered"
         # Of one that was committed before, the worker looks at the id alone.
         lesson = LearnTask(
             question=experience.question,
@@ -311,6 +311,7 @@ class Reviews:
             confidence=experience.confidence,
             votes=opinions_of(experience),
             trajectory=experience.trajectory or Trajectory(experience.id, (), experience.answer, "answer"),
+            num_images=facts_of(experience).num_images,
             images=self._pictures.of(experience.id),
             suggested=suggested,
             created_at=created_at,
