@@ -29,9 +29,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically. Not-a-number and infinities, which JSON lacks, become strings."""
+    """Write a value as JSON, atomically. Not-a-number and infinities, which JSON lacks, become strings.
+
+    Half a character, as a path that is no UTF-8 has it, becomes its JSON escape.
+    """
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    write_atomically(path, text.encode(errors="backslashreplace") + b"\n")
 
 
 def _plain(value: Any) -> Any:
