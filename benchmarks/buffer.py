@@ -170,9 +170,9 @@ def search_beside_writing(directory: Path, rows: int | None) -> None:
     """Latency of searches in a reader's process: quiet, while adding at full rate, and while an index is built too, in
     the background or because somebody waits for it.
 
-    Adding at full rate for five seconds leaves as much without an index as the defaults do (a fifth of the rows), so
-    the first index is built when it would be. The time of the processor is what a search has to do; what it takes
-    longer by the clock, others had the processor.
+    What is added is like what is there. Adding at full rate for five seconds leaves as much without an index as the
+    defaults do (a fifth of the rows), so the first index is built when it would be. The time of the processor is what
+    a search has to do; what it takes longer by the clock, others had the processor.
     """
     count = rows or 50_000
     rng = np.random.default_rng(0)
@@ -186,13 +186,13 @@ def search_beside_writing(directory: Path, rows: int | None) -> None:
         quiet = [_searched(here, 3.0)]
         stop = threading.Event()
         added = 0
+        ready = [make_experience(rng, number, DIMENSION) for number in range(200)]
+        vectors = _blobs(rng, 20_000)
 
         def add() -> None:
             nonlocal added
-            generator = np.random.default_rng(1)
-            ready = [make_experience(generator, number, DIMENSION) for number in range(200)]
             while not stop.is_set():
-                buffer.add(_renamed(ready[added % 200], f"more-{added}"))
+                buffer.add(_renamed(ready[added % 200], f"more-{added}", vectors[added % len(vectors)]))
                 added += 1
 
         adding_thread = threading.Thread(target=add)
@@ -333,20 +333,26 @@ def _fill(
     text_bytes: int = 200,
     dimension: int = DIMENSION,
 ) -> None:
-    """Clustered directions, as embeddings are: 200 blobs in 32 dimensions, turned into `dimension`, and noise."""
-    centers = rng.standard_normal((200, 32))
-    turn = rng.standard_normal((32, dimension))
+    """Short texts with the embeddings of `_blobs`."""
     done = 0
     with tqdm(total=count, desc="filling", leave=False) as progress:
         while done < count:
             size = min(1000, count - done)
-            latent = centers[rng.integers(0, 200, size)] + 0.3 * rng.standard_normal((size, 32))
-            vectors = (latent @ turn / 32**0.5 + 0.05 * rng.standard_normal((size, dimension))).astype(np.float32)
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = _blobs(rng, size, dimension)
             plain = [make_experience(rng, done + index, 2, text_bytes=text_bytes) for index in range(size)]
             buffer.add_many([_renamed(each, each.id, vector) for each, vector in zip(plain, vectors, strict=True)])
             done += size
             progress.update(size)
+
+
+def _blobs(rng: np.random.Generator, count: int, dimension: int = DIMENSION) -> np.typing.NDArray[np.float32]:
+    """Clustered directions, as embeddings are: 200 blobs in 32 dimensions, turned into `dimension`, and noise."""
+    fixed = np.random.default_rng(dimension)
+    centers, turn = fixed.standard_normal((200, 32)), fixed.standard_normal((32, dimension))
+    latent = centers[rng.integers(0, 200, count)] + 0.3 * rng.standard_normal((count, 32))
+    vectors = (latent @ turn / 32**0.5 + 0.05 * rng.standard_normal((count, dimension))).astype(np.float32)
+    directions: np.typing.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return directions
 
 
 def _renamed(experience: Experience, id_: str, embedding: np.typing.NDArray[np.float32] | None = None) -> Experience:

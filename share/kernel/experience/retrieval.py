@@ -204,9 +204,12 @@ class Retriever:
             first, last = max(start, chunk_start), min(stop, chunk_start + CHUNK_ROWS)
             if first < last:
                 at, counts_N = within(chunk[:, first - chunk_start : last - chunk_start], query_W, reach)
-                living = np.flatnonzero(alive[first - row_base : last - row_base].take(at))
-                rows.append(at.take(living) + first)
-                counts.append(counts_N.take(living))
+                if len(at):  # seldom, where what is found already is near
+                    living = np.flatnonzero(alive[first - row_base : last - row_base].take(at))
+                    rows.append(at.take(living) + first)
+                    counts.append(counts_N.take(living))
+        if not rows:
+            return np.empty(0, np.int64)
         rows_N = np.concatenate(rows)
         num = max(SKETCH_CANDIDATES, SKETCH_CANDIDATES * k // 10)
         return rows_N if len(rows_N) <= num else rows_N[nearest(np.concatenate(counts), num)]
