@@ -17,10 +17,15 @@ from share.kernel.adaptation.gate import Gate
 from share.kernel.contracts.experience import Status
 from share.kernel.contracts.serving import Reply
 from share.kernel.contracts.task import Prompt
+from share.kernel.contracts.trajectory import Action
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
 from share.kernel.data.checkers import canonical
 from share.kernel.errors import ServiceFull, UnknownTrace
+from share.kernel.privacy.redaction import RedactionConfig, Redactor
+from share.kernel.serving.answering import UNKNOWN, operations_called
+from share.kernel.serving.consultation import Consultation
 from share.kernel.serving.gate_log import read_gate_log
+from share.kernel.serving.recording import Answered, Recorder
 from tests.buffer.faults import FaultyDisk
 from tests.serving.engines import Maker, ask
 
@@ -226,6 +231,29 @@ def test_nothing_personal_and_no_pixel_reaches_the_disk(make: Maker, tmp_path: P
         assert b"jane.roe" not in content, path
         assert b"4111 1111" not in content, path
         assert pixels[:64] not in content, path
+
+
+def test_an_operation_that_a_policy_made_up_names_nobody(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
+    parts = make(tmp_path)
+    reply = parts.ask(questions[0])
+    calls = tuple(Action("operation", "", operation=name) for name in ("ZOOM_IN", "jane.roe@example.org"))
+    trajectory = replace(reply.trajectory, actions=calls)
+    assert operations_called(trajectory, parts.operator.operations) == ["ZOOM_IN", UNKNOWN]
+    answered = Answered(
+        request=ask(questions[0]),
+        reply=replace(reply, trajectory=trajectory),
+        embedding=None,
+        consultation=Consultation(None),
+        answers={"frozen": reply.answer},
+        confidence=0.5,
+        entropy=0.0,
+        adapted_version="frozen",
+        begun=0.0,
+        at=0.0,
+    )
+    kept = Recorder(Redactor(RedactionConfig())).experience(answered, np.ones(1, np.float32), None)
+    assert kept.trajectory is not None
+    assert [action.operation for action in kept.trajectory.actions] == ["ZOOM_IN", "<EMAIL>"]
 
 
 def test_images_are_shown_while_they_are_held_and_kept_only_where_wanted(

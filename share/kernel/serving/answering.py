@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from share.kernel.contracts.serving import Expert, Listener, Reply, Request
+from share.kernel.contracts.trajectory import Trajectory
 from share.kernel.contracts.voting import Vote
 from share.kernel.data.checkers import canonical
 from share.kernel.errors import EngineClosed, ExperienceRefused, PixelisError
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 UPDATES_UNTIL, MEMORY_UNTIL = 0.5, 0.8
 """What is given up under load, in this order, each above that part of what may wait (`load_of`): answers are not
 learned from; no experience is asked; and last, at 1, the service lets nobody in."""
+
+UNKNOWN = "(unknown)"
+"""What calls of operations that there are not are counted as: a name that a policy made up, from a question perhaps,
+must become neither a figure nor a label."""
 
 STEPS = ("queue", "predict", "consult", "total")
 
@@ -232,7 +237,7 @@ class Answering:
         self._counts["read_only"] += request.read_only
         self._counts[f"by:{reply.expert}"] += 1
         self._entropies.append(answered.entropy)
-        self._operations.update(each.operation for each in reply.trajectory.operations if each.operation is not None)
+        self._operations.update(operations_called(reply.trajectory, self._batcher.operator.operations))
         for step, elapsed_ms in reply.elapsed_ms.items():
             self._latencies[step].record(elapsed_ms / 1000)
         consultation = answered.consultation
@@ -240,6 +245,11 @@ class Answering:
         if consultation.problem is not None:
             reason, detail = consultation.problem, consultation.detail
             self._troubles.note("policy_only", reason, f"the policy answered alone: {detail}", quiet=request.read_only)
+
+
+def operations_called(trajectory: Trajectory, known: Collection[str]) -> list[str]:
+    """What each call counts as: its operation, or UNKNOWN."""
+    return [UNKNOWN if action.operation not in known else str(action.operation) for action in trajectory.operations]
 
 
 def load_of(batcher: Batcher) -> float:
@@ -257,4 +267,4 @@ def _quantiles(latencies: Latencies) -> Quantiles:
     return Quantiles(latencies.count, p50, p95, p99)
 
 
-__all__ = ["MEMORY_UNTIL", "STEPS", "UPDATES_UNTIL", "Answering", "load_of"]
+__all__ = ["MEMORY_UNTIL", "STEPS", "UNKNOWN", "UPDATES_UNTIL", "Answering", "load_of", "operations_called"]

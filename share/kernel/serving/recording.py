@@ -111,13 +111,14 @@ class Recorder:
         return replace(
             action,
             text=self.redacted(action.text),
+            operation=None if action.operation is None else self.redacted(action.operation),
             arguments=None if action.arguments is None else cast(Mapping[str, object], self._plain(action.arguments)),
             observation=None if action.observation is None else self.redacted(action.observation),
             error=None if action.error is None else self.redacted(action.error),
         )
 
     def _plain(self, value: object) -> object:
-        """JSON with every text in it redacted, names of fields too: a policy writes both."""
+        """JSON with every text in it redacted, names of fields too: a policy writes both, and names of operations."""
         if isinstance(value, str):
             return self.redacted(value)
         if isinstance(value, Mapping):
