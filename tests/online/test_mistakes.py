@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from share.kernel.errors import AuditUnavailable, EngineClosed
+from share.kernel.online.refusals import is_as_it_should_be, status_of
 from tests.online.running import Service
 
 
@@ -25,3 +27,9 @@ def test_a_form_with_too_much_in_it_is_422(service: Service, field: str) -> None
 def test_a_body_that_is_no_text_is_422(service: Service) -> None:
     answer = service.call("POST", "/v1/chat/completions", b"\xff\xfe", key=service.keys["client"])
     assert answer.status == 422
+
+
+def test_a_service_that_is_stopped_logs_no_error_for_whom_it_turns_away() -> None:
+    stopping, broken = EngineClosed("the service is stopping"), AuditUnavailable("audit.log: cannot be written")
+    assert [status_of(error)[0] for error in (stopping, broken)] == [503, 503]
+    assert [is_as_it_should_be(error) for error in (stopping, broken)] == [True, False]

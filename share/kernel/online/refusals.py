@@ -101,6 +101,11 @@ def status_of(error: PixelisError) -> tuple[int, str]:
     return 500, "internal_error"
 
 
+def is_as_it_should_be(error: PixelisError) -> bool:
+    """Whether nothing is wrong with a service that says so: who stops it knows that it turns callers away."""
+    return isinstance(error, EngineClosed)
+
+
 def answer_errors(app: FastAPI) -> None:
     """Let the app tell every error so."""
 
@@ -108,7 +113,9 @@ def answer_errors(app: FastAPI) -> None:
     async def known(request: Request, error: PixelisError) -> JSONResponse:
         status, code = status_of(error)
         if status >= 500:
-            door_of(request).logger.error("http_error", f"{type(error).__name__}: {error}", status=status)
+            logger = door_of(request).logger
+            tell = logger.info if is_as_it_should_be(error) else logger.error
+            tell("http_error", f"{type(error).__name__}: {error}", status=status)
         message = str(error) if status != 500 else _INTERNAL
         if isinstance(error, PolicyError):  # its message names files of this machine
             door_of(request).logger.warn("question_refused", str(error))
@@ -162,4 +169,13 @@ def _plain(text: str) -> str | None:
     return text.encode("utf-8", "replace").decode() or None
 
 
-__all__ = ["RETRY_AFTER_S", "ErrorBody", "ErrorReply", "Refusal", "answer_errors", "status_of", "told"]
+__all__ = [
+    "RETRY_AFTER_S",
+    "ErrorBody",
+    "ErrorReply",
+    "Refusal",
+    "answer_errors",
+    "is_as_it_should_be",
+    "status_of",
+    "told",
+]
