@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from share.kernel.media.operator import Operator
     from share.kernel.policy.loading import Policy
 
+LOCAL = "local"
+"""The reviewer where the engine is used as a library and there is but one."""
+
 TEND_S = 10.0
 """Seconds between two looks at what could not be done before."""
 
@@ -186,9 +189,17 @@ class InferenceEngine:
         self._behind.ask(lambda: None)
 
     def process_human_review_decision(
-        self, task_id: str, approved: bool, reviewer_notes: str = "", *, reviewer: str, answer: str | None = None
+        self,
+        task_id: str,
+        approved: bool,
+        reviewer_notes: str = "",
+        *,
+        reviewer: str = LOCAL,
+        answer: str | None = None,
     ) -> ReviewOutcome:
         """Keep a reviewer's decision and do what follows from it, once however often it is said.
+
+        `reviewer` is who is held to it in the queue and the audit log: the id of a key where there are several.
 
         Approved, the answer is right: exactly one update is made of it. Rejected, it is wrong, and `answer` is the
         right one if the reviewer knows it. Raises UnknownReview, ReviewConflict, ReviewProblem, BufferProblem.
@@ -354,4 +365,4 @@ class InferenceEngine:
             self._tending.clear()
 
 
-__all__ = ["TEND_S", "InferenceEngine"]
+__all__ = ["LOCAL", "TEND_S", "InferenceEngine"]
