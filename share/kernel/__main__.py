@@ -23,10 +23,21 @@ examples:
   python -m share.kernel buffer stat DIR              an experience buffer; also: verify dump compact rebuild erase
   python -m share.kernel buffer erase DIR --subject KEY    a person's experiences, from every file
   python -m share.kernel audit verify FILE            whether an audit log is what was written; also: show
+  python -m share.kernel gate verify DIR              whether a service's decisions to learn follow from its log
   python -m share.kernel new-plugin ./count-red --operation COUNT_RED
 """
 AUDIT_WORK = ("verify", "show")
+GATE_WORK = ("verify",)
 BUFFER_WORK = ("stat", "verify", "dump", "compact", "rebuild", "erase")
+
+
+_GATE_EPILOG = """\
+Every decision in DIR/gate is made again, in order, from the configuration and the figures logged with it: confidence,
+entropy, size of the buffer, and the decisions before it. The cosine to what was learned lately is taken as it was
+logged: embeddings are not in the log. The service may be at work meanwhile.
+
+exit codes: 0 every decision follows, 1 one does not (file, line and field are named), 2 a mistake in what was asked for
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +107,11 @@ def _parser() -> Parser:
     audit.add_argument("work", choices=AUDIT_WORK, metavar="|".join(AUDIT_WORK), help="both only read")
     audit.add_argument("log", type=Path, metavar="FILE")
     audit.add_argument("--known", type=Path, metavar="FILE", help="verify: a copy of the log's head, noted elsewhere")
+    gate = command("gate", "what a service decided to learn from: whether every decision follows from what was logged")
+    gate.add_argument("work", choices=GATE_WORK, metavar="|".join(GATE_WORK), help="make each again; only reads")
+    gate.add_argument("directory", type=Path, metavar="DIR", help="of the service, by default work-dir/online")
+    gate.formatter_class = argparse.RawDescriptionHelpFormatter
+    gate.epilog = _GATE_EPILOG
     scaffold = command("new-plugin", "write a complete wheel project for an operation of your own", json=False)
     scaffold.add_argument("directory", type=Path, metavar="DIR", help="new; its name becomes the distribution's")
     scaffold.add_argument("--operation", required=True, metavar="NAME", help="as a policy writes it, e.g. COUNT_RED")
@@ -151,6 +167,12 @@ def _audit(arguments: argparse.Namespace) -> int:
     return print_audit(arguments.log, arguments.json)
 
 
+def _gate(arguments: argparse.Namespace) -> int:
+    from share.kernel.listings import print_gate_check
+
+    return print_gate_check(arguments.directory, arguments.json)
+
+
 def _new_plugin(arguments: argparse.Namespace) -> int:
     from share.kernel.scaffold import write_project
 
@@ -169,6 +191,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run-operation": _run_operation,
     "buffer": _buffer,
     "audit": _audit,
+    "gate": _gate,
     "new-plugin": _new_plugin,
 }
 

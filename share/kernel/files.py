@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file: temporary file beside it, fsync, rename, directory fsync. Leaves nothing behind when it fails."""
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replace a file: temporary file beside it, fsync, rename, directory fsync. Leaves nothing behind when it fails.
+
+    `mode` is what the new file may be used for, less what the process's umask takes away.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

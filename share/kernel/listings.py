@@ -158,6 +158,25 @@ def print_audit_findings(log: Path, known: Path | None, as_json: bool) -> int:
     return 1 if findings else 0
 
 
+def print_gate_check(directory: Path, as_json: bool) -> int:
+    """How many of a service's logged decisions to learn follow again, and the first of each file that does not. Returns
+    1 if there is one."""
+    from share.kernel.serving.gate_log import verify_gate_log
+
+    check = verify_gate_log(directory)
+    if as_json:
+        print(json.dumps(asdict(check), indent=2))
+    else:
+        for problem in check.differing:
+            print(f"DIFFERS: {problem}")
+        for path in check.torn:
+            print(f"note: {path}: the last line has no end, as a crash leaves it")
+        print(
+            f"{directory / 'gate'}: {check.reproduced} of {check.decisions} decisions reproduced, {check.files} files"
+        )
+    return 1 if check.differing else 0
+
+
 def _check_log(log: Path) -> None:
     from share.kernel.adaptation.audit import head_path
 
@@ -209,4 +228,12 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-__all__ = ["print_audit", "print_audit_findings", "print_backends", "print_plugins", "print_runs", "print_schema"]
+__all__ = [
+    "print_audit",
+    "print_audit_findings",
+    "print_backends",
+    "print_gate_check",
+    "print_plugins",
+    "print_runs",
+    "print_schema",
+]

@@ -170,8 +170,12 @@ def test_the_entropy_is_that_of_the_shares() -> None:
 
 
 def test_a_label_is_a_key_of_what_the_answer_means() -> None:
-    assert label_key("Three", "number") == label_key("3.0", "number") != label_key("4", "number")
-    assert "cat" not in label_key("cat", "text")
+    secret = b"of a service"
+    assert (
+        label_key("Three", "number", secret) == label_key("3.0", "number", secret) != label_key("4", "number", secret)
+    )
+    assert "cat" not in label_key("cat", "text", secret)
+    assert label_key("cat", "text", secret) != label_key("cat", "text", b"of another")
 
 
 @pytest.mark.parametrize(

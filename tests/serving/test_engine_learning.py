@@ -228,17 +228,25 @@ def test_learning_that_is_turned_off_stays_off_and_goes_on_where_it_was(
 def test_what_is_about_a_person_can_be_erased_from_every_file(
     make: Maker, tmp_path: Path, questions: list[Prompt]
 ) -> None:
+    unaudited = {"review": {"audit_share": 0.0}, "unsure_below": 0.0, "gate": {"confidence_min": 1.0}}
+    parts = make(tmp_path, learns=True, **unaudited)
+    for trace_id, subject in (("his-first", "joe"), ("hers-first", "jane"), ("his-second", "joe")):
+        parts.ask(questions[0], trace_id, subject=subject)
+    parts.engine.close()
     parts = make(tmp_path, keep_images=True)
     for trace_id, subject in (("hers", "jane"), ("his", "joe"), ("hers-too", "jane")):
         parts.ask(questions[0], trace_id, subject=subject, question=f"{questions[0].question} {trace_id}")
     parts.engine.process_human_review_decision("hers-too", False, reviewer="anna", answer="forty-one of jane")
-    assert parts.engine.erase("jane", actor="alice") == 3
+    assert parts.engine.erase("jane", actor="alice") == 4
     assert parts.engine.erase("jane", actor="alice") == 0
     assert [item.task_id for item in parts.engine.lease_reviews("bert", 9)] == ["his"]
     assert [each.name[33:] for each in (tmp_path / "images").iterdir()] == ["his"]
     parts.engine.close()
+    gated = [path.read_text() for path in (tmp_path / "gate").iterdir()]
+    assert any("his-second" in content for content in gated)
+    assert not any("hers" in content for content in gated)
     for path in tmp_path.rglob("*"):
-        if path.is_file() and path.name != "audit.log" and "gate" not in str(path):
+        if path.is_file() and path.name != "audit.log":
             content = path.read_bytes()
             assert b"forty-one" not in content, path
             assert f"{questions[0].question} hers".encode() not in content, path

@@ -32,6 +32,11 @@ def test_a_decision_whose_update_is_in_quarantine_waits_until_learning_is_switch
 def test_the_ledger_of_updates_is_swept_as_all_else_is(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:
     now = [time.time()]
     parts = make(tmp_path, learns=True, clock=lambda: now[0])
+    assert parts.supervisor is not None
+    parts.supervisor.close()
+    Ledger(tmp_path / "worker").quarantine("gated-old", "2 workers died over it")
+    parts.engine.close()
+    parts = make(tmp_path, learns=True, clock=lambda: now[0])
     for number in range(2):
         parts.ask(questions[number], f"trace-{number}")
         parts.engine.process_human_review_decision(f"trace-{number}", True, reviewer="anna")
@@ -40,4 +45,8 @@ def test_the_ledger_of_updates_is_swept_as_all_else_is(make: Maker, tmp_path: Pa
     parts.engine.sweep()
     kept = [entry.task_id for entry in Ledger(tmp_path / "worker").entries()]
     assert kept == ["review-trace-1"], "the last one stays"
+    assert dict(Ledger(tmp_path / "worker").quarantined()) == {}
+    worker = parts.engine.get_statistics().learning.worker
+    assert worker is not None
+    assert dict(worker.quarantined) == {}, "neither in memory"
     assert parts.engine.get_statistics().troubles.get("not_swept") is None

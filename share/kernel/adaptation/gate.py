@@ -137,17 +137,21 @@ class Gate:
         """
         gate = cls(config)
         for decision in decisions:
-            again = gate._decide(decision.request, decision.redundancy)
-            if again != decision:
-                field = next(
-                    each.name for each in fields(again) if getattr(again, each.name) != getattr(decision, each.name)
-                )
-                raise GateMismatch(
-                    f"gate decision on {decision.request.request_id}: {field} is {getattr(decision, field)!r}, but "
-                    f"{getattr(again, field)!r} follows from what was told before it"
-                )
-            gate._record(decision)
+            gate.repeat(decision)
         return gate
+
+    def repeat(self, decision: GateDecision) -> None:
+        """Make a decision again. Raises GateMismatch, and has not made it, where it does not follow."""
+        again = self._decide(decision.request, decision.redundancy)
+        if again != decision:
+            field = next(
+                each.name for each in fields(again) if getattr(again, each.name) != getattr(decision, each.name)
+            )
+            raise GateMismatch(
+                f"gate decision on {decision.request.request_id}: {field} is {getattr(decision, field)!r}, but "
+                f"{getattr(again, field)!r} follows from what was told before it"
+            )
+        self._record(decision)
 
     def _decide(self, request: GateRequest, redundancy: float | None) -> GateDecision:
         label_count, client_count = self._labels[request.label], self._clients[request.client]
@@ -193,9 +197,10 @@ class Gate:
                 del counter[key]
 
 
-def label_key(answer: str, answer_type: AnswerType) -> str:
-    """The key under which answers that mean the same are counted: 16 hexadecimal digits."""
-    return hashlib.blake2b(canonical(answer, answer_type).encode(), digest_size=8).hexdigest()
+def label_key(answer: str, answer_type: AnswerType, secret: bytes) -> str:
+    """The key under which answers that mean the same are counted: 16 hexadecimal digits, which who does not have the
+    secret (64 bytes at most) cannot even confirm a guess with."""
+    return hashlib.blake2b(canonical(answer, answer_type).encode(), digest_size=8, key=secret).hexdigest()
 
 
 def entropy_of(shares: Mapping[str, float]) -> float:

@@ -249,11 +249,15 @@ class ExperienceBuffer:
 
     def erase(self, subject: str) -> int:
         """Remove all experiences about a person; `compact` then erases them from every file. Returns how many."""
+        return self.remove(self.ids_of(subject))
+
+    def ids_of(self, subject: str) -> list[str]:
+        """The experiences about a person."""
         self._check_open()
         columns = self._memory.table.columns
         candidates = np.flatnonzero((columns.subject == subject_hash(subject)) & (columns.alive != 0))
         found = (self._memory.experience(columns, columns.row_base + at) for at in candidates.tolist())
-        return self.remove([each.id for each in found if each is not None and each.subject == subject])
+        return [each.id for each in found if each is not None and each.subject == subject]
 
     def expire(self, older_than_days: float) -> int:
         """Remove all that were created longer ago. Returns how many. Raises ConfigError for an age below 0."""

@@ -227,8 +227,8 @@ class InferenceEngine:
     def erase(self, subject: str, *, actor: str) -> int:
         """Erase everything about a person from memory and every file; says how many experiences went.
 
-        Versions that learned from them stay. Raises AuditUnavailable, BufferProblem, ReviewProblem, OSError: then it is
-        to be asked for again.
+        Updates that have not reached the worker are withdrawn; versions that learned from them stay. Raises
+        AuditUnavailable, BufferProblem, ReviewProblem, OSError: then it is to be asked for again.
         """
         self._trail.append(actor, "erase", reason="subject")
         count = self._remembering.erase(subject)

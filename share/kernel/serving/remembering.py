@@ -47,6 +47,9 @@ OTHERS_MAX = 64
 ERASED_MAX = 10_000
 """Subjects of whom it is remembered that they were erased while requests of theirs may have been on their way."""
 
+_GATED = "gated-"
+"""The id of an update that nobody reviewed is its request's behind this."""
+
 
 class Remembering:
     """Follows answered requests. Thread-safe; the records are made by the thread of `behind`."""
@@ -126,10 +129,14 @@ class Remembering:
 
         def removed() -> int:
             count = 0
+            keys = self._subjects.keys(subject)
             try:
-                for key in self._subjects.keys(subject):
+                trace_ids = [trace_id for key in keys for trace_id in self._buffer.ids_of(key)]
+                self._reviews.erase(keys, trace_ids)
+                self._updates.withdraw([_GATED + trace_id for trace_id in trace_ids])
+                self._gate.erase(keys, trace_ids)
+                for key in keys:
                     self._pictures.erase(key)
-                    self._queue.erase(key)
                     count += self._buffer.erase(key)
             finally:
                 self._ballots.forget_all()
@@ -189,9 +196,9 @@ class Remembering:
                 return
         except ReviewProblem as error:
             self._troubles.note("not_offered", type(error).__name__, str(error))
-        self._learn_unaudited(answered, answered.embedding)
+        self._learn_unaudited(answered, answered.embedding, key)
 
-    def _learn_unaudited(self, answered: Answered, embedding: Vector) -> None:
+    def _learn_unaudited(self, answered: Answered, embedding: Vector, subject: str | None) -> None:
         """What the memory agrees on may be learned from, if the gate lets it; what nobody else says may not: to learn
         one's own answers makes surer, not better."""
         request, votes = answered.request, answered.consultation.votes
@@ -202,16 +209,16 @@ class Remembering:
             or load_of(self._batcher) > UPDATES_UNTIL
         ):
             return
-        asked = GateRequest(
-            request_id=request.trace_id,
-            client=request.client,
-            label=label_key(votes.answer, request.answer_type),
-            confidence=self._evidence.calibrated("memory", votes.confidence),
-            entropy=entropy_of(votes.shares),
-            buffer_size=len(self._buffer),
-        )
         try:
-            decision = self._gate.decide(asked, embedding)
+            asked = GateRequest(
+                request_id=request.trace_id,
+                client=request.client,
+                label=label_key(votes.answer, request.answer_type, self._subjects.secret()),
+                confidence=self._evidence.calibrated("memory", votes.confidence),
+                entropy=entropy_of(votes.shares),
+                buffer_size=len(self._buffer),
+            )
+            decision = self._gate.decide(asked, embedding, subject)
         except OSError as error:
             self._troubles.note("gate_not_logged", type(error).__name__, str(error))
             return
@@ -228,7 +235,7 @@ class Remembering:
                 learning_rate=decision.learning_rate,
                 is_video=request.is_video,
             )
-            self._updates.learn(f"gated-{request.trace_id}", lesson, request.images)
+            self._updates.learn(_GATED + request.trace_id, lesson, request.images)
 
     def _doubt(self, trace_id: str, answer: str | None) -> None:
         experience = self._buffer.get(trace_id)

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -154,6 +154,17 @@ class Reviews:
                 is_waiting = self._evidence.has(decision.task_id) and not can_send  # only its update is left
                 if decision.task_id not in self._sent and not is_waiting:
                     self._carried_out(decision)
+
+    def erase(self, subjects: Collection[str], task_ids: Collection[str]) -> None:
+        """Forget all of a person, known by their keys and requests: what waits, what was decided, and updates that
+        were sent and not begun. Raises ReviewProblem."""
+        with self._lock:
+            for subject in subjects:
+                self._queue.erase(subject)
+            for task_id in task_ids:
+                self._suggested.pop(task_id, None)
+                self._evidence.settled(task_id)
+            self._updates.withdraw([PREFIX + task_id for task_id in task_ids])
 
     def updated(self, update_id: str, *, is_done: bool) -> None:
         """The update of a decision is confirmed and published; or it was not done, and is to be sent again."""

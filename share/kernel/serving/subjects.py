@@ -1,8 +1,9 @@
 """What is kept of a subject: a hash under a secret of the service's directory, never the name.
 
 Who has the files but not the secret cannot even confirm a guess at a name. The secret is made when the first subject is
-to be recorded, so that a service that records nothing writes none. Whoever loses it can erase no person by name any
-more until retention has erased everything; whoever removes it has made all hashes meaningless.
+to be recorded, or the first answer hashed for the gate, so that a service that records nothing writes none. Whoever
+loses it can erase no person by name any more until retention has erased everything; whoever removes it has made all
+hashes meaningless.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Subjects:
         self._secret = self._read()
 
     def key(self, subject: str) -> str:
-        """The key under which a subject is recorded, 32 hexadecimal digits. Raises OSError when there is no secret yet
-        and none can be kept."""
+        """The key under which a subject is recorded, 32 hexadecimal digits. Raises OSError as `secret`."""
+        return _keyed(subject, self.secret())
+
+    def secret(self) -> bytes:
+        """The secret of the directory. Raises OSError when there is none yet and none can be kept."""
         with self._lock:
             if self._secret is None:
                 self._secret = self._made()
-        return _keyed(subject, self._secret)
+            return self._secret
 
     def keys(self, subject: str) -> tuple[str, ...]:
         """All keys under which a subject may have been recorded, that from before there was a secret too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -98,6 +98,11 @@ class Updates:
         with closing(Ledger(self._directory)) as ledger:
             return ledger.find(task_id) is not None
 
+    def withdraw(self, task_ids: Collection[str]) -> None:
+        """Take back what was sent and has not reached the worker; what has is done, or was."""
+        if self._supervisor is not None:
+            self._supervisor.withdraw(task_ids)
+
     def resume(self) -> None:
         """Go on after workers died too often; what is in quarantine may be tried again."""
         if self._supervisor is not None:
@@ -110,6 +115,10 @@ class Updates:
         if (self._directory / "ledger.sqlite").exists():  # opening one makes it
             with closing(Ledger(self._directory)) as ledger:
                 ledger.forget(before)
+                released = ledger.release_older(before)
+            if self._supervisor is not None:
+                for task_id in released:
+                    self._supervisor.release(task_id)
 
     def statistics(self, gate: Counter[str]) -> LearningStatistics:
         last = self._last

@@ -6,7 +6,7 @@ Each owns its tensors' slots until it is settled, and that is once: confirmed, q
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -156,6 +156,12 @@ class Backlog:
                 self._quarantine.add(task_id, reason)
                 self._unsent.remove(job)
                 self._settle(job, TaskQuarantined(f"task {task_id!r}: {reason}"))
+
+    def withdraw(self, task_ids: Collection[str]) -> None:
+        """Settle those that wait to be sent: they are not done."""
+        for job in [job for job in self._unsent if job.task_id in task_ids]:
+            self._unsent.remove(job)
+            self._settle(job, TransportError(f"task {job.task_id!r}: was withdrawn before the worker had it"))
 
     def give_up(self) -> None:
         """Settle what is left: it was not done."""

@@ -95,6 +95,14 @@ class Ledger:
     def release(self, task_id: str) -> None:
         self._database.execute("DELETE FROM quarantined WHERE task_id = ?", (task_id,))
 
+    def release_older(self, before: float) -> list[str]:
+        """Release what is in quarantine since before that second since 1970; says which tasks."""
+        query = "SELECT task_id FROM quarantined WHERE quarantined_at < ?"
+        released = [task_id for (task_id,) in self._database.execute(query, (before,)).fetchall()]
+        for task_id in released:
+            self.release(task_id)
+        return released
+
     def quarantined(self) -> Mapping[str, str]:
         """The reason of each task in quarantine."""
         return dict(self._database.execute("SELECT task_id, reason FROM quarantined"))

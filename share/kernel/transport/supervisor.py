@@ -13,7 +13,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -179,6 +179,13 @@ class WorkerSupervisor:
         """Take a task out of quarantine; it may be submitted again."""
         with self._lock:
             self._quarantine.release(task_id)
+
+    def withdraw(self, task_ids: Collection[str]) -> None:
+        """Settle tasks that the worker was not told of yet: their futures raise TransportError. Others are left."""
+        with self._lock:
+            if not self._is_ended:  # then all are settled
+                self._backlog.withdraw(task_ids)
+                self._wake()
 
     def status(self) -> SupervisorStatus:
         with self._lock:
