@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from share.kernel.serving.statistics import (
     Statistics,
 )
 from share.kernel.serving.update_task import Counters, UpdateResult
+from share.kernel.transport.memory import SharedMemoryStatus
+from share.kernel.transport.supervisor import SupervisorStatus, WorkerState
 
 CONFIG = AlertsConfig()
 
@@ -50,6 +53,7 @@ def told(
     entropy: float | None = None,
     confirmed: int = 0,
     kl: float | None = None,
+    quarantined: int | None = None,
 ) -> Statistics:
     """What an engine says of itself."""
     last = UpdateResult(outcome="learned", parent="frozen", mode="adapted", kl_frozen=kl, beta=0.1, counters=Counters())
@@ -62,13 +66,33 @@ def told(
         ),
         memory=MemoryStatistics(0, {}, 0, {}, 0.0, {}),
         evidence=EvidenceStatistics(0, {"frozen": ExpertStatistics(1.0, 0, 0)}, {}, None, None),
-        learning=LearningStatistics("on", confirmed, confirmed, {}, {}, {}, last if kl is not None else None, None),
+        learning=LearningStatistics(
+            "on", confirmed, confirmed, {}, {}, {}, last if kl is not None else None,
+            worker_with(quarantined) if quarantined is not None else None,
+        ),
         releases=ReleaseStatistics("frozen", (), 0, 0, 0, 0, 0),
         reviews={},
         feedback={},
         erasures=0,
         troubles={},
     )  # fmt: skip
+
+
+def worker_with(quarantined: int) -> SupervisorStatus:
+    return SupervisorStatus(
+        state=WorkerState.READY,
+        generation=1,
+        version=None,
+        pid=None,
+        standby_pid=None,
+        nursery_pid=None,
+        tasks_on_their_way=0,
+        tasks_confirmed=0,
+        deaths=2 * quarantined,
+        last_death=None,
+        quarantined={f"review-{number}": "2 workers died over it" for number in range(quarantined)},
+        memory=SharedMemoryStatus(**{each.name: 0 for each in fields(SharedMemoryStatus)}),
+    )
 
 
 def names(now: Statistics, before: Statistics | None = None, usual: Usual | None = None) -> list[AlertName]:
@@ -83,6 +107,7 @@ def names(now: Statistics, before: Statistics | None = None, usual: Usual | None
         (told(waiting=12), told(waiting=13), "queue"),
         (told(95, failed=5), told(94, failed=6), "error_rate"),
         (told(0, failed=19), told(0, failed=20), "error_rate"),
+        (told(quarantined=0), told(quarantined=1), "quarantine"),
     ],
 )
 def test_a_threshold_is_passed_or_is_not(quiet: Statistics, loud: Statistics, name: AlertName) -> None:

@@ -23,7 +23,7 @@ from share.kernel.serving.statistics import Statistics
 if TYPE_CHECKING:
     from share.kernel.events import StructuredLogger
 
-AlertName = Literal["kl", "update_rate", "queue", "error_rate", "entropy", "operation_use"]
+AlertName = Literal["kl", "update_rate", "queue", "error_rate", "entropy", "operation_use", "quarantine"]
 
 HISTORY_MAX = 360
 """Looks that are remembered for the pages: half an hour of them, at one in five seconds."""
@@ -116,6 +116,8 @@ def alerts_of(config: AlertsConfig, before: Look, now: Look, usual: Usual | None
     )
     rate = (told.learning.confirmed - was.learning.confirmed) * 60 / elapsed_s
     check("update_rate", rate, config.updates_per_minute_max, "updates per minute")
+    worker = told.learning.worker
+    check("quarantine", len(worker.quarantined) if worker is not None else None, 0, "number of updates in quarantine")
     check("queue", told.requests.waiting, config.waiting_max, "number of questions that wait")
     if answered + failed >= ANSWERS_MIN:
         check("error_rate", failed / (answered + failed), config.error_rate_max, "part of questions that failed")

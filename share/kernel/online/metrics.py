@@ -147,6 +147,9 @@ class _OfEngine(Collector):
         )
         yield _counters("pixelis_gate_decisions", "What the gate decided.", "decision", learning.gate)
         yield _gauges("pixelis_learning", "1 for the state that learning is in.", "state", {learning.state: 1})
+        if learning.worker is not None:
+            quarantined = len(learning.worker.quarantined)
+            yield GaugeMetricFamily("pixelis_quarantined_updates", "Updates that workers died over.", quarantined)
         yield _counters("pixelis_update_outcomes", "Updates by what came of them.", "outcome", learning.outcomes)
         if learning.last is not None:
             last = learning.last
