@@ -176,6 +176,7 @@ __all__ = [
     "Refusal",
     "answer_errors",
     "is_as_it_should_be",
+    "refused_with",
     "status_of",
     "told",
 ]
