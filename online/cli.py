@@ -9,7 +9,7 @@ from share.kernel.command import run_command
 DEMO = {
     "--demo": (
         "ask itself a stream that drifts, review every second answer, show what is learned, and end",
-        ("demo_items=240", "port=0", "engine.review.audit_share=0.5", "engine.gate.lr_max=0.002"),
+        ("demo_items=240", "port=0", "engine.review.audit_share=0.5", "engine.gate.lr_max=0.002", "alerts.kl_max=1"),
     )
 }
 

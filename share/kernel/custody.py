@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from share.kernel.config import Choice, layered, validate
 from share.kernel.contracts.experience import Experience
 from share.kernel.contracts.kinds import Storage
 from share.kernel.contracts.run import Metric
-from share.kernel.errors import ConfigError
+from share.kernel.errors import BufferLocked, ConfigError
 from share.kernel.experience.buffer import ExperienceBuffer, open_buffer
 from share.kernel.experience.config import ExperienceBufferConfig
 from share.kernel.experience.disk import RealDisk
@@ -34,7 +35,13 @@ from share.kernel.registry import Registry
 
 
 def care(registry: Registry, arguments: argparse.Namespace) -> int:
-    """Do what the command line asks for. Returns 1 if `verify` found something, else 0. Raises PixelisError."""
+    """Do what the command line asks for. Returns 1 if `verify` found something, or `erase` nobody; else 0.
+
+    Raises PixelisError.
+    """
+    for name, works in _ONLY_FOR.items():
+        if getattr(arguments, name) and arguments.work not in works:
+            raise ConfigError(f"--{name.replace('_', '-')}: is for {', '.join(works)}, not for {arguments.work}")
     return _WORK[arguments.work](registry, arguments)
 
 
@@ -85,7 +92,7 @@ def _verify(registry: Registry, arguments: argparse.Namespace) -> int:
             )
         if any(finding.is_loss for finding in findings):
             print(f"to keep all that is sound: python -m share.kernel buffer rebuild {directory} --salvage")
-        print(f"{directory}: {len(findings) or 'nothing'} found")
+        print(f"{directory}: {len(findings)} found" if findings else f"{directory}: sound, nothing wrong was found")
     return 1 if findings else 0
 
 
@@ -139,6 +146,13 @@ def _erase(registry: Registry, arguments: argparse.Namespace) -> int:
             removed = buffer.expire(arguments.older_than_days)
         erased = _compacted(buffer)
         _print({"removed": removed, "experiences": len(buffer), "log_bytes_erased": erased}, arguments.json)
+    if arguments.subject is not None and not removed:
+        print(
+            f"nothing is about {arguments.subject!r} here; of a service's users only hashes are kept: it erases them "
+            "by name, with POST /v1/admin/erase",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
@@ -159,7 +173,14 @@ def _opened(registry: Registry, arguments: argparse.Namespace) -> Iterator[Exper
         if manifest.index_backend:
             told["index"] = manifest.index_backend
     config = validate(ExperienceBufferConfig, layered([], {}, arguments.set, told), registry)
-    with open_buffer(arguments.directory, config, registry, salvage=arguments.salvage) as buffer:
+    try:
+        buffer = open_buffer(arguments.directory, config, registry, salvage=arguments.salvage)
+    except BufferLocked as error:
+        raise BufferLocked(
+            f"{arguments.directory}: {holder(arguments.directory)} is writing to it; stop it first (an online service "
+            "erases and compacts by itself: POST /v1/admin/erase)"
+        ) from error
+    with buffer:
         yield buffer
 
 
@@ -184,10 +205,22 @@ def _print(report: dict[str, Metric], as_json: bool) -> None:
         print(json.dumps(report, indent=2))
         return
     lines = dict(flattened(report))
+    for key in ("created_first", "created_last"):
+        if isinstance(seconds := report.get(key), float):
+            lines[key] = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
     width = max(map(len, lines))
     for key, value in lines.items():
         print(f"{key:{width}}  {'-' if value is None or value == '' else value}")
 
+
+_ONLY_FOR = {
+    "output": ("dump",),
+    "subject": ("erase",),
+    "older_than_days": ("erase",),
+    "salvage": ("compact", "rebuild", "erase"),
+    "set": ("compact", "rebuild", "erase"),
+}
+"""Which work an option is for."""
 
 _WORK: dict[str, Callable[[Registry, argparse.Namespace], int]] = {
     "stat": _stat,

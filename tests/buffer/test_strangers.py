@@ -167,7 +167,7 @@ def test_a_distribution_adds_a_storage_and_an_index_that_are_held_to_the_suite_a
     mine = {(row["kind"], row["name"], row["state"]) for row in rows if row["distribution"] == "strange-memory"}
     assert mine == {("buffer", "ledger", "ok"), ("index", "plain", "ok")}
     buffer = str(tmp_path / "buffer")
-    assert run(*kernel, "buffer", "verify", buffer) == f"{buffer}: nothing found\n"
+    assert run(*kernel, "buffer", "verify", buffer) == f"{buffer}: sound, nothing wrong was found\n"
     assert json.loads(run(*kernel, "buffer", "stat", buffer, "--json"))["storage"] == "ledger"
     assert json.loads(run(*kernel, "buffer", "erase", buffer, "--subject", "s3", "--json"))["removed"] == 7
     assert len(run(*kernel, "buffer", "dump", buffer).splitlines()) == 50 - 7

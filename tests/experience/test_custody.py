@@ -51,7 +51,7 @@ def test_stat_says_what_is_in_it(directory: Path, capsys: pytest.CaptureFixture[
 
 def test_verify_finds_nothing_or_says_what_and_where(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["buffer", "verify", str(directory)]) == 0
-    assert said(capsys)[0] == f"{directory}: nothing found\n"
+    assert said(capsys)[0] == f"{directory}: sound, nothing wrong was found\n"
     segment = min((directory / "log").iterdir())
     content = bytearray(segment.read_bytes())
     content[content.index(b"ask 12;")] ^= 1
@@ -117,6 +117,20 @@ def test_erase_is_in_no_file_any_more(directory: Path, registry: Registry, capsy
     with opened(directory, registry, capacity=None) as buffer:
         assert ids_of(buffer) == []
         assert buffer.capacity == 25
+
+
+def test_a_subject_that_nothing_is_about_is_said(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["buffer", "erase", str(directory), "--subject", "john"]) == 1
+    assert "nothing is about 'john' here" in said(capsys)[1]
+
+
+def test_an_option_of_other_work_and_the_directory_above_are_mistakes(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["buffer", "stat", str(directory), "--older-than-days", "3"]) == 2
+    assert "--older-than-days: is for erase, not for stat" in said(capsys)[1]
+    assert main(["buffer", "stat", str(directory.parent)]) == 2
+    assert f"did you mean {directory}?" in said(capsys)[1]
 
 
 @pytest.mark.parametrize("days", ["-5", "nan", "inf"])

@@ -40,7 +40,9 @@ def read_identity(disk: Disk, directory: Path) -> Identity:
         if not (isinstance(identity.dimension, int) and identity.dimension > 0):
             raise TypeError("a dimension is a number above 0")
     except FileNotFoundError:
-        raise BufferUnavailable(f"{directory}: is not an experience buffer, it has no {IDENTITY}") from None
+        inner = directory / "buffer"
+        meant = f"; did you mean {inner}?" if (inner / IDENTITY).exists() else ""
+        raise BufferUnavailable(f"{directory}: is not an experience buffer, it has no {IDENTITY}{meant}") from None
     except OSError as error:
         raise problem(error, f"{path}: cannot be read") from error
     except (ValueError, TypeError) as error:
