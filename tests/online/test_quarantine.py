@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from share.kernel.transport.ledger import Ledger
-from tests.online.running import start
+from tests.online.running import Service, start
 
 
-def test_a_quarantine_is_on_the_page_in_the_metrics_and_an_alert_until_learning_is_switched_on(tmp_path: Path) -> None:
+@pytest.fixture
+def quarantining(tmp_path: Path) -> Iterator[Service]:
+    """A service of which workers died over one update, before it was started anew."""
     ledger = Ledger(tmp_path / "online" / "worker")
     ledger.quarantine("review-trace", "2 workers died over it")
     ledger.close()
-    service = start(tmp_path, "alerts.every_s=0.1")
-    service.make_keys()
+    running = start(tmp_path)
+    try:
+        running.make_keys()
+        yield running
+    finally:
+        assert running.stop() == 0, running.said
 
-    def page(role: str) -> str:
-        return service.call("GET", "/", headers={"Cookie": f"pixelis_key={service.keys[role]}"}).body.decode()
 
-    def metrics() -> list[str]:
-        return service.call("GET", "/metrics", key=service.keys["viewer"]).body.decode().splitlines()
+def page(service: Service, role: str) -> str:
+    return service.call("GET", "/", headers={"Cookie": f"pixelis_key={service.keys[role]}"}).body.decode()
 
-    while 'pixelis_alert{alert="quarantine"} 1.0' not in metrics():
+
+def metrics(service: Service) -> list[str]:
+    return service.call("GET", "/metrics", key=service.keys["viewer"]).body.decode().splitlines()
+
+
+def test_a_quarantine_is_on_the_page_in_the_metrics_and_an_alert_until_learning_is_switched_on(
+    quarantining: Service,
+) -> None:
+    while 'pixelis_alert{alert="quarantine"} 1.0' not in metrics(quarantining):
         pass
-    assert "pixelis_quarantined_updates 1.0" in metrics()
-    assert "1 in quarantine" in page("viewer")
-    assert "an operator switches learning on again" in page("viewer")
-    assert "Try again what is in quarantine" in page("operator")
-    assert "review-trace" in page("operator")
-    on = service.call("PUT", "/v1/admin/learning", {"on": True}, key=service.keys["operator"])
+    assert "pixelis_quarantined_updates 1.0" in metrics(quarantining)
+    seen = page(quarantining, "viewer")
+    assert "1 in quarantine" in seen
+    assert "an operator switches learning on again" in seen
+    assert "Try again what is in quarantine" not in seen, "a viewer has no buttons"
+    seen = page(quarantining, "operator")
+    assert "review-trace" in seen
+    assert '<button class="main">Try again what is in quarantine</button>' in seen
+    on = quarantining.call("PUT", "/v1/admin/learning", {"on": True}, key=quarantining.keys["operator"])
     assert on.status == 200, on.body
-    assert "pixelis_quarantined_updates 0.0" in metrics()
-    assert "in quarantine" not in page("operator")
-    while 'pixelis_alert{alert="quarantine"} 0.0' not in metrics():
+    while 'pixelis_alert{alert="quarantine"} 0.0' not in metrics(quarantining):
         pass
-    assert service.stop() == 0
+    assert "pixelis_quarantined_updates 0.0" in metrics(quarantining)
+    assert "in quarantine" not in page(quarantining, "operator")
