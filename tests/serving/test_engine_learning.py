@@ -228,8 +228,8 @@ def test_learning_that_is_turned_off_stays_off_and_goes_on_where_it_was(
 def test_what_is_about_a_person_can_be_erased_from_every_file(
     make: Maker, tmp_path: Path, questions: list[Prompt]
 ) -> None:
-    unaudited = {"review": {"audit_share": 0.0}, "unsure_below": 0.0, "gate": {"confidence_min": 1.0}}
-    parts = make(tmp_path, learns=True, **unaudited)
+    gate = {"confidence_min": 1.0}  # asked, and lets nothing through
+    parts = make(tmp_path, learns=True, unsure_below=0.0, review={"audit_share": 0.0}, gate=gate)
     for trace_id, subject in (("his-first", "joe"), ("hers-first", "jane"), ("his-second", "joe")):
         parts.ask(questions[0], trace_id, subject=subject)
     parts.engine.close()
