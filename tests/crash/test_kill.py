@@ -23,7 +23,7 @@ from threading import Thread
 import pytest
 
 from share.kernel.errors import BufferFull, BufferProblem, BufferUnavailable, IndexUnavailable
-from share.kernel.experience.buffer import open_buffer
+from share.kernel.experience.buffer import ExperienceBuffer, open_buffer
 from share.kernel.experience.builder import ProcessBuilder
 from share.kernel.experience.disk import RealDisk
 from share.kernel.registry import Registry
@@ -61,6 +61,56 @@ def _heard(pipe: int) -> Iterator[tuple[Sequence[BufferState], frozenset[int], B
             if len(content) < int.from_bytes(head, "little"):
                 return
             yield pickle.loads(content)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_writer_killed_with_its_index_builder_at_work_leaves_all_it_acknowledged(
+    kills: int, tmp_path: Path, registry: Registry
+) -> None:
+    """The builder dies with its writer or finishes what nobody names: the next writer finds all and builds anew."""
+    rng = Random(kills)
+    directory = tmp_path / "buffer"
+    config = settings(registry)
+    acknowledged: list[int] = []
+    for kill in range(kills):
+        receiving, sending = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                builder = ProcessBuilder(directory, config.storage, config.index)
+                buffer = open_buffer(directory, config, registry, builder=builder)
+                _write_beside_a_builder(buffer, 1000 * kill, sending)
+            os._exit(0)
+        os.close(sending)
+        select.select([receiving], [], [], 60)
+        time.sleep(rng.uniform(0.0, 1.2))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), "the child ended before it was killed"
+        with os.fdopen(receiving, "rb") as file:
+            acknowledged += [int.from_bytes(word, "little") for word in iter(lambda: file.read(4), b"")]
+        builder = ProcessBuilder(directory, config.storage, config.index)
+        with open_buffer(directory, config, registry, builder=builder) as buffer:
+            found = [item.number for item in found_in(buffer, 0).items]
+            assert set(found) - set(acknowledged) <= {max(found)}, "one may be there that was not told"
+            assert set(acknowledged) <= set(found)
+            acknowledged = found
+            if kill == kills - 1:
+                buffer.rebuild()
+    assert not list(directory.rglob("*.tmp"))
+
+
+def _write_beside_a_builder(buffer: ExperienceBuffer, number: int, pipe: int) -> None:
+    def rebuild() -> None:
+        while True:
+            buffer.rebuild()
+
+    Thread(target=rebuild, daemon=True).start()
+    while True:
+        buffer.add(made(number))
+        os.write(pipe, number.to_bytes(4, "little"))
+        number += 1
+        time.sleep(0.002)
 
 
 def live_and_be_killed(make: MakeStorage, directory: Path, model: BufferModel, number: int, rng: Random) -> int:
@@ -156,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(place)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", str(place)], capture_output=True, check=False
     )
     if done.returncode != 0:
         pytest.skip(f"no tmpfs can be mounted here, so a full disk was NOT tested: {done.stderr.decode().strip()}")
@@ -166,8 +216,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_on_a_full_disk_adding_fails_reading_goes_on_and_space_mends_it(small_disk: Path) -> None:
-    session = Session(file_storage(Random(0)), RealDisk(), 0, directory=small_disk / "buffer")
+@pytest.mark.parametrize("name", STORAGES)
+def test_on_a_full_disk_adding_fails_reading_goes_on_and_space_mends_it(small_disk: Path, name: str) -> None:
+    make = STORAGES[name]
+    session = Session(make(Random(0)), RealDisk(), 0, directory=small_disk / "buffer")
     session.buffer.add_many([made(number) for number in range(3)])
     with contextlib.suppress(OSError), open(small_disk / "ballast", "wb", buffering=0) as ballast:
         while True:
@@ -186,9 +238,10 @@ def test_on_a_full_disk_adding_fails_reading_goes_on_and_space_mends_it(small_di
     (small_disk / "ballast").unlink()
     session.buffer.add(made(10**6))
     session.close()
-    session = Session(file_storage(Random(0)), RealDisk(), 0, directory=small_disk / "buffer")
+    session = Session(make(Random(0)), RealDisk(), 0, directory=small_disk / "buffer")
     assert [item.number for item in found_in(session.buffer, 0).items] == [*range(added), 10**6]
     session.close()
+    assert list(make(Random(0)).verify(small_disk / "buffer", RealDisk(), progress=lambda done, in_all: None)) == []
 
 
 def test_a_disk_that_becomes_read_only_refuses_adds_and_is_read(small_disk: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,6 +18,8 @@ from typing import ClassVar, Literal
 import lmdb
 from pydantic import Field
 
+from share.kernel.buffer.lmdb_pages import LmdbPages
+from share.kernel.buffer.quiet import Quiet
 from share.kernel.buffer.table import BATCH_BYTES, Bounds, TableLog, table_findings
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.experience import Finding
@@ -23,6 +28,16 @@ from share.kernel.experience.disk import Disk
 
 _KEY = Struct(">Q")
 _META = Struct("<QQQ")  # first, next and epoch, under the key of sequence 0
+
+
+_READ = """
+import lmdb, os, sys
+with lmdb.open(sys.argv[1], map_size=1 << 46, readonly=True, lock=os.access(sys.argv[1] + "/lock.mdb", os.W_OK)) as log:
+    with log.begin() as transaction:
+        for _ in transaction.cursor():
+            pass
+"""
+"""Reads all of a database, in a process of its own."""
 
 
 class LmdbStorageConfig(ConfigModel):
@@ -43,12 +58,21 @@ class LmdbStorage:
     ) -> TableLog:
         """See `Storage.open`."""
         open_table = partial(LmdbTable, bytes_max=self._config.bytes_max)
-        return TableLog(directory / "log", disk, open_table, to_write=mode == "write", salvage=salvage)
+        wreck = LmdbPages if salvage else None
+        return TableLog(directory / "log", disk, open_table, to_write=mode == "write", salvage=wreck)
 
     def verify(self, directory: Path, disk: Disk, /, *, progress: Callable[[int, int], None]) -> Iterator[Finding]:
-        """See `Storage.verify`."""
+        """See `Storage.verify`. A child looks first: a number that leads out of the file ends the process by SIGBUS."""
+        for path in sorted((directory / "log").glob("*/data.mdb"))[-1:]:
+            read = None
+            with contextlib.suppress(OSError):  # where no process can be started this one looks, at its own risk
+                read = subprocess.run([sys.executable, "-c", _READ, path.parent], capture_output=True, check=False)
+            if read is not None and read.returncode < 0:
+                name = signal.Signals(-read.returncode).name
+                yield Finding(str(path), 0, f"its tree leads out of the file, which ends its reader by {name}", True)
+                return
         open_table = partial(LmdbTable, bytes_max=self._config.bytes_max)
-        return table_findings(directory / "log", disk, open_table, progress)
+        yield from table_findings(directory / "log", disk, open_table, progress)
 
 
 class LmdbTable:
@@ -62,7 +86,7 @@ class LmdbTable:
         self._environment = self._shared.environment
 
     def bounds(self) -> Bounds:
-        with self._asking(), self._environment.begin() as transaction:
+        with self._reading() as transaction:
             first, following, epoch = self._meta(transaction)
             return Bounds(first, following - 1, epoch)
 
@@ -79,19 +103,19 @@ class LmdbTable:
         return True
 
     def get(self, sequence: int) -> bytes | None:
-        with self._asking(), self._environment.begin() as transaction:
-            content: bytes | None = transaction.get(_KEY.pack(sequence))
-            return content
+        with self._reading() as transaction:
+            content = transaction.get(_KEY.pack(sequence))
+            return None if content is None else bytes(content)
 
     def range(self, after: int, until: int) -> list[tuple[int, bytes]]:
         found, size = [], 0
-        with self._asking(), self._environment.begin() as transaction, transaction.cursor() as cursor:
+        with self._reading() as transaction, transaction.cursor() as cursor:
             if cursor.set_range(_KEY.pack(after + 1)):
                 for key, content in cursor:
                     (sequence,) = _KEY.unpack(key)
                     if sequence > until or size >= BATCH_BYTES:
                         break
-                    found.append((sequence, content))
+                    found.append((sequence, bytes(content)))
                     size += len(content)
         return found
 
@@ -120,6 +144,13 @@ class LmdbTable:
         return first, following, epoch
 
     @contextlib.contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction]:
+        quiet = self._shared.quiet
+        unlocked = quiet.reading() if quiet else contextlib.nullcontext()
+        with self._asking(), unlocked, self._environment.begin() as transaction:
+            yield transaction
+
+    @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
         try:
             yield
@@ -143,8 +174,9 @@ class _Shared:
     _lock = threading.Lock()
     _open: ClassVar[dict[tuple[int, str], _Shared]] = {}  # by process, for a fork must not use its parent's, and path
 
-    def __init__(self, key: tuple[int, str], environment: lmdb.Environment) -> None:
+    def __init__(self, key: tuple[int, str], environment: lmdb.Environment, quiet: Quiet | None) -> None:
         self.environment = environment
+        self.quiet = quiet
         self._key = key
         self._users = 0
 
@@ -154,11 +186,21 @@ class _Shared:
         with cls._lock:
             shared = cls._open.get(key)
             if shared is None:
-                is_writable = os.access(directory, os.W_OK)
+                is_writable, is_lockable = (_may_write(directory, name) for name in ("data.mdb", "lock.mdb"))
                 environment = lmdb.open(
-                    key[1], map_size=bytes_max, readonly=not is_writable, create=to_write, max_spare_txns=8
+                    key[1],
+                    map_size=bytes_max,
+                    readonly=not (is_writable and is_lockable),
+                    lock=is_lockable,
+                    create=to_write,
+                    max_spare_txns=8,
                 )
-                shared = cls._open[key] = cls(key, environment)
+                try:
+                    quiet = None if is_lockable else Quiet(directory / "data.mdb")
+                except BaseException:
+                    environment.close()
+                    raise
+                shared = cls._open[key] = cls(key, environment, quiet)
             shared._users += 1
             return shared
 
@@ -168,6 +210,11 @@ class _Shared:
             if not self._users:
                 del self._open[self._key]
                 self.environment.close()
+
+
+def _may_write(directory: Path, name: str) -> bool:
+    path = directory / name
+    return os.access(path if path.exists() else directory, os.W_OK)
 
 
 __all__ = ["LmdbStorage", "LmdbStorageConfig", "LmdbTable"]

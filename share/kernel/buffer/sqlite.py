@@ -14,6 +14,8 @@ from typing import Literal
 
 import apsw
 
+from share.kernel.buffer.quiet import Quiet
+from share.kernel.buffer.sqlite_pages import SqlitePages
 from share.kernel.buffer.table import BATCH_BYTES, Bounds, TableLog, table_findings
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.experience import Finding
@@ -38,7 +40,8 @@ class SqliteStorage:
         self, directory: Path, disk: Disk, mode: Literal["write", "read"], /, *, salvage: bool = False
     ) -> TableLog:
         """See `Storage.open`."""
-        return TableLog(directory / "log", disk, SqliteTable, to_write=mode == "write", salvage=salvage)
+        wreck = SqlitePages if salvage else None
+        return TableLog(directory / "log", disk, SqliteTable, to_write=mode == "write", salvage=wreck)
 
     def verify(self, directory: Path, disk: Disk, /, *, progress: Callable[[int, int], None]) -> Iterator[Finding]:
         """See `Storage.verify`."""
@@ -58,10 +61,13 @@ class SqliteTable:
                 if not self._writer.pragma("user_version"):
                     self._make(self._writer)
                 self._writer.pragma("synchronous", "FULL")
+            self._quiet: Quiet | None = None
             self._reader = self._connect(apsw.SQLITE_OPEN_READONLY)
+            if not to_write:
+                self._read_at_all()
 
     def bounds(self) -> Bounds:
-        with self._asking(), self._lock:
+        with self._reading():
             ((first, following, epoch),) = self._reader.execute("SELECT first, next, epoch FROM log")
             return Bounds(first, following - 1, epoch)
 
@@ -78,14 +84,14 @@ class SqliteTable:
         return True
 
     def get(self, sequence: int) -> bytes | None:
-        with self._asking(), self._lock:
+        with self._reading():
             rows = list(self._reader.execute("SELECT frame FROM records WHERE sequence = ?", (sequence,)))
             return rows[0][0] if rows else None
 
     def range(self, after: int, until: int) -> list[tuple[int, bytes]]:
         found, size = [], 0
         query = "SELECT sequence, frame FROM records WHERE sequence > ? AND sequence <= ? ORDER BY sequence"
-        with self._asking(), self._lock:
+        with self._reading():
             cursor = self._reader.execute(query, (after, until))
             for sequence, content in cursor:
                 found.append((sequence, content))
@@ -101,7 +107,7 @@ class SqliteTable:
             writer.execute("UPDATE log SET first = ?, next = max(next, ?)", (before, before))
 
     def problems(self) -> Iterator[str]:
-        with self._asking(), self._lock:
+        with self._reading():
             lines = [line for (line,) in self._reader.execute("PRAGMA integrity_check")]
         return iter(lines if lines != ["ok"] else [])
 
@@ -116,8 +122,28 @@ class SqliteTable:
             if self._writer is not None:
                 self._writer.close()
 
-    def _connect(self, flags: int) -> apsw.Connection:
-        connection = apsw.Connection(os.fspath(self._path), flags=flags)
+    def _read_at_all(self) -> None:
+        """Where no wal-index can be made, without permission or room, read the file as one that does not change."""
+        try:
+            self._reader.execute("SELECT first FROM log").fetchall()
+        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.FullError):
+            wal = Path(f"{os.fspath(self._path)}-wal")
+            if wal.exists() and wal.stat().st_size:
+                raise
+            self._reader.close()
+            self._quiet = Quiet(self._path)
+            self._reader = self._connect(apsw.SQLITE_OPEN_READONLY, is_immutable=True)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._asking(), self._lock, self._quiet.reading() if self._quiet else contextlib.nullcontext():
+            yield
+
+    def _connect(self, flags: int, *, is_immutable: bool = False) -> apsw.Connection:
+        name = os.fspath(self._path)
+        if is_immutable:
+            name, flags = f"{self._path.resolve().as_uri()}?immutable=1", flags | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(name, flags=flags)
         connection.set_busy_timeout(BUSY_MS)
         return connection
 

@@ -7,6 +7,7 @@ to be kept and drop the old one, so that nothing erased is left in free pages. A
 from __future__ import annotations
 
 import contextlib
+import mmap
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -64,14 +65,31 @@ class Table(Protocol):
     def close(self) -> None: ...
 
 
+class Wreck(Protocol):
+    """What the pages of a database still hold, read without the database, which a damaged file may defeat."""
+
+    def bounds(self) -> Bounds:
+        """As far as it is still to be known."""
+        ...
+
+    def get(self, sequence: int) -> bytes | None:
+        """The frame, which is sound, if it is still to be found."""
+        ...
+
+
 OpenTable = Callable[[Path, bool], Table]
 """Opens the database in a directory: to write, where it is made if there is none, or to read."""
+
+OpenWreck = Callable[[Path], Wreck]
+"""Looks through the pages of the database in a directory. Raises OSError."""
 
 
 class TableLog:
     """An open log in a table; see `RecordLog`."""
 
-    def __init__(self, directory: Path, disk: Disk, open_table: OpenTable, *, to_write: bool, salvage: bool) -> None:
+    def __init__(
+        self, directory: Path, disk: Disk, open_table: OpenTable, *, to_write: bool, salvage: OpenWreck | None = None
+    ) -> None:
         self._directory = directory
         self._disk = disk
         self._open_table = open_table
@@ -84,14 +102,14 @@ class TableLog:
         self._unused = threading.Condition()
         self._fenced = ""
         self._is_settled = False
+        if salvage is not None:
+            self._require_write()
+            self._salvage(salvage)
         self._open_newest()
         bounds = self._bounds()
         self._first, self._next_sequence = bounds.first, bounds.last + 1
         self._seen = bounds.epoch
         self._epoch = bounds.epoch + 1 if to_write else bounds.epoch
-        if salvage and self._table is not None:
-            self._require_write()
-            self._write_anew(self._sound(bounds))
 
     @property
     def next_sequence(self) -> int:
@@ -289,25 +307,31 @@ class TableLog:
                     shutil.rmtree(self._directory / name, ignore_errors=True)
         self._is_settled = True
 
-    def _sound(self, bounds: Bounds) -> Iterator[tuple[int, bytes]]:
-        """All frames of the table, a HOLE in the place of each that is lost."""
-        assert self._table is not None
-        for sequence in range(bounds.first, bounds.last + 1):
-            content = None
-            with contextlib.suppress(BufferCorrupt):
-                content = self._table.get(sequence)
-            is_sound = content is not None and _frame(content, sequence) is not None
-            yield sequence, content if content is not None and is_sound else _hole(sequence, bounds.epoch)
+    def _salvage(self, open_wreck: OpenWreck) -> None:
+        """Make the next generation of all sound frames of the newest, a HOLE in the place of each that is lost."""
+        self._generation = self._newest()
+        if not self._generation:
+            return
+        with reading(self._directory):
+            wreck = open_wreck(self._path())
+        bounds = wreck.bounds()
+        self._first, self._seen = bounds.first, bounds.epoch
+        sequences = range(bounds.first, bounds.last + 1)
+        self._write_anew((each, wreck.get(each) or _hole(each, bounds.epoch)) for each in sequences)
+
+    def _newest(self) -> int:
+        """The newest generation, 0 if there is none."""
+        with reading(self._directory):
+            names = self._disk.names(self._directory)
+        return max((int(name) for name in names if len(name) == DIGITS and name.isdecimal()), default=0)
 
     def _open_newest(self) -> None:
         """Go over to the newest generation, if this is not it."""
-        with reading(self._directory):
-            names = self._disk.names(self._directory)
-        generations = sorted(int(name) for name in names if len(name) == DIGITS and name.isdecimal())
-        if generations and generations[-1] > self._generation:
+        newest = self._newest()
+        if newest > self._generation:
             with self._unused:
                 self._unused.wait_for(lambda: not self._is_changing)
-                if generations[-1] <= self._generation:  # another thread was faster
+                if newest <= self._generation:  # another thread was faster
                     return
                 self._is_changing = True  # readers that come without end would keep it waiting for ever
                 try:
@@ -315,7 +339,7 @@ class TableLog:
                     if self._table is not None:
                         self._table.close()
                         self._table = None
-                    self._generation = generations[-1]
+                    self._generation = newest
                     self._table = self._open_table(self._path(), self._to_write)
                 finally:
                     self._is_changing = False
@@ -354,7 +378,7 @@ def table_findings(
 ) -> Iterator[Finding]:
     """What is wrong with a log in a table; a finding's offset is the sequence of the record."""
     try:
-        log = TableLog(directory, disk, open_table, to_write=False, salvage=False)
+        log = TableLog(directory, disk, open_table, to_write=False)
     except BufferCorrupt as error:
         yield Finding(str(directory), 0, str(error), is_loss=True)
         return
@@ -373,6 +397,12 @@ def table_findings(
                 progress(sequence - bounds.first + 1, bounds.last - bounds.first + 1)
         except BufferCorrupt as error:
             yield Finding(path, 0, str(error), is_loss=True)
+
+
+def mapped(path: Path) -> memoryview:
+    """A file's bytes, to be looked through without reading all of them into memory. Raises OSError."""
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if file.seek(0, 2) else b"")
 
 
 @contextlib.contextmanager
@@ -405,4 +435,4 @@ def _batches(frames: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, by
         yield batch
 
 
-__all__ = ["BATCH_BYTES", "Bounds", "OpenTable", "Table", "TableLog", "table_findings"]
+__all__ = ["BATCH_BYTES", "Bounds", "OpenTable", "OpenWreck", "Table", "TableLog", "Wreck", "mapped", "table_findings"]
