@@ -115,20 +115,29 @@ def test_without_locks_nothing_is_read_beside_a_writer(place: Path, registry: Re
     assert "open it again" in said
 
 
-def test_lmdb_without_its_lock_is_refused_while_a_writer_lives(place: Path, registry: Registry) -> None:
+@pytest.mark.parametrize(
+    ("storage", "expected"), [("file", "20 read"), ("lmdb", "when nobody writes"), ("sqlite", "20 read")]
+)
+def test_beside_a_living_writer_only_what_has_locks_that_can_be_read_is_read(
+    place: Path, registry: Registry, storage: str, expected: str
+) -> None:
     directory = place / "buffer"
-    make(directory, registry, "lmdb")
+    make(place / "other", registry, storage)
+    assert ran(place / "other") == "[0, 0, 0] 21", "all is imported by now"
 
     def read() -> str:
-        with pytest.raises(BufferUnavailable) as refused:
-            ExperienceReader(directory, registry)
-        return str(refused.value)
+        try:
+            with ExperienceReader(directory, registry) as reader:
+                return f"{len(list(reader))} read"
+        except BufferUnavailable as refused:
+            return str(refused)
 
     opened_already, tell = os.pipe()
     wait, let_go = os.pipe()
     writer = os.fork()
     if writer == 0:
-        with opened(directory, registry, storage="lmdb", index="flat"):
+        with opened(directory, registry, storage=storage, index="flat") as buffer:
+            buffer.add_many([experience(number) for number in range(20)])
             os.write(tell, b"o")
             os.read(wait, 1)
         os._exit(0)
@@ -136,7 +145,7 @@ def test_lmdb_without_its_lock_is_refused_while_a_writer_lives(place: Path, regi
     said = as_nobody(read)
     os.write(let_go, b"g")
     os.waitpid(writer, 0)
-    assert "when nobody writes" in said
+    assert expected in said
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -153,17 +162,27 @@ def test_what_a_killed_writer_left_is_read_without_permission(place: Path, regis
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_read_only_mount_is_read(place: Path, registry: Registry, storage: str) -> None:
+@pytest.mark.parametrize("is_full", [False, True], ids=["read-only", "full"])
+def test_a_read_only_mount_and_a_full_disk_are_read(
+    place: Path, registry: Registry, storage: str, is_full: bool
+) -> None:
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True)
     if done.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here, so a read-only mount was NOT tested: {done.stderr.decode()}")
+        pytest.skip(
+            f"no tmpfs can be mounted here, so NEITHER read-only NOR full was tested: {done.stderr.decode()}"
+        )
     try:
         writer = os.fork()
         if writer == 0:  # its mappings go with it
             make(place / "buffer", registry, storage)
             os._exit(0)
         os.waitpid(writer, 0)
-        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        if is_full:
+            with contextlib.suppress(OSError), open(place / "ballast", "wb", buffering=0) as ballast:
+                while ballast.write(bytes(4096)):
+                    pass
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
         assert ran(place / "buffer") == "[0, 0, 0] 21"
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
