@@ -168,9 +168,7 @@ def test_a_read_only_mount_and_a_full_disk_are_read(
 ) -> None:
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True)
     if done.returncode != 0:
-        pytest.skip(
-            f"no tmpfs can be mounted here, so NEITHER read-only NOR full was tested: {done.stderr.decode()}"
-        )
+        pytest.skip(f"no tmpfs can be mounted here, so NEITHER read-only NOR full was tested: {done.stderr.decode()}")
     try:
         writer = os.fork()
         if writer == 0:  # its mappings go with it
