@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,11 +34,16 @@ def metrics(service: Service) -> list[str]:
     return service.call("GET", "/metrics", key=service.keys["viewer"]).body.decode().splitlines()
 
 
+def wait_for(line: str, service: Service) -> None:
+    """More seldom than a key may ask."""
+    while line not in metrics(service):
+        time.sleep(0.1)
+
+
 def test_a_quarantine_is_on_the_page_in_the_metrics_and_an_alert_until_learning_is_switched_on(
     quarantining: Service,
 ) -> None:
-    while 'pixelis_alert{alert="quarantine"} 1.0' not in metrics(quarantining):
-        pass
+    wait_for('pixelis_alert{alert="quarantine"} 1.0', quarantining)
     assert "pixelis_quarantined_updates 1.0" in metrics(quarantining)
     seen = page(quarantining, "viewer")
     assert "1 in quarantine" in seen
@@ -48,7 +54,6 @@ def test_a_quarantine_is_on_the_page_in_the_metrics_and_an_alert_until_learning_
     assert '<button class="main">Try again what is in quarantine</button>' in seen
     on = quarantining.call("PUT", "/v1/admin/learning", {"on": True}, key=quarantining.keys["operator"])
     assert on.status == 200, on.body
-    while 'pixelis_alert{alert="quarantine"} 0.0' not in metrics(quarantining):
-        pass
+    wait_for('pixelis_alert{alert="quarantine"} 0.0', quarantining)
     assert "pixelis_quarantined_updates 0.0" in metrics(quarantining)
     assert "in quarantine" not in page(quarantining, "operator")

@@ -60,7 +60,8 @@ def test_learning_goes_first_then_the_memory_then_who_asks(
         review={"audit_share": 0.0},
         unsure_below=0.0,
         gate=LEARNS_FROM_ALL,
-        batching={"rows_max": 1, "queue_max": WAITING},
+        # With one thread prompts are made in the order in which they came, so that nobody is overtaken.
+        batching={"rows_max": 1, "queue_max": WAITING, "operation_threads": 1},
     )
     parts.ask(questions[0], "first", client="ann")
     plug = Plug()
