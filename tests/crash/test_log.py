@@ -64,6 +64,37 @@ def test_a_file_made_ahead_never_empties_a_segment_that_still_has_the_temporary_
     assert found in ([b"first", b"third"], [b"first", b"second", b"third"])
 
 
+def test_old_segments_go_only_when_what_follows_them_has_a_durable_name() -> None:
+    """A writer that truncates may be killed between the link of the next segment and its sync."""
+    disk = SimulatedDisk(ROOT)
+    disk.make_directory(DIRECTORY)
+    linked: list[Call] = []
+    calls: list[Call] = []
+
+    def die_after_the_third_link(call: Call, perform: Callable[[], object], file: File | None) -> object:
+        if len(linked) == 3:
+            raise Killed
+        linked.extend([call] if call.name == "link" else [])
+        return perform()
+
+    def note(call: Call, perform: Callable[[], object], file: File | None) -> object:
+        calls.append(call)
+        return perform()
+
+    log = file_storage(Random(0)).open(DIRECTORY, Interposed(disk, die_after_the_third_link), "write")
+    with contextlib.suppress(Killed):
+        while True:
+            log.append([(RecordType.ADD, [bytes(700)])])
+            if len(linked) == 2:
+                log.truncate(log.next_sequence)
+    assert len(linked) == 3
+    file_storage(Random(0)).open(DIRECTORY, Interposed(disk, note), "write")
+    names = [call.name for call in calls]
+    removed = [number for number, call in enumerate(calls) if call.name == "unlink" and call.path.endswith(".segment")]
+    assert removed
+    assert "sync_directory" in names[: removed[0]]
+
+
 @pytest.mark.slow
 def test_a_log_survives_a_power_cut_at_any_call_at_length() -> None:
     explored = explore(SUBJECTS["log"], 100_000, seed=1_000_000)

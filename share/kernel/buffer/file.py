@@ -229,6 +229,8 @@ class FileLog:
         with contextlib.suppress(OSError):
             oldest = self._chain.segments[0].ordinal if self._chain.segments else 0
             paths = [segment_path(self._directory, n) for n in ordinals_in(self._disk, self._directory) if n < oldest]
+            if paths:  # their successor may have a name that the last writer was killed before it could sync
+                self._disk.sync_directory(self._directory)
             names = self._disk.names(self._directory)
             paths += [self._directory / name for name in names if name.endswith(TEMPORARY)]
             for path in paths:
