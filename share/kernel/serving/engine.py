@@ -9,6 +9,7 @@ What serves is believed as far as audited items bear it out: without any, every 
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -326,6 +327,7 @@ class InferenceEngine:
         self._try("not_swept", lambda: self._gate.expire(days))
         self._try("not_swept", self._evidence.expire)
         self._try("not_swept", lambda: self._updates.forget(self._clock() - days * DAY_S))
+        _give_back_memory()
 
     def _try(self, part: str, work: Callable[[], object]) -> None:
         try:
@@ -363,6 +365,13 @@ class InferenceEngine:
                 self.sweep()
             self._tending.wait(TEND_S)
             self._tending.clear()
+
+
+def _give_back_memory() -> None:
+    """To the system, what is free: glibc keeps the pages of images and weights that lay between what stays."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 __all__ = ["LOCAL", "TEND_S", "InferenceEngine"]
