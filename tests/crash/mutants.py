@@ -317,6 +317,21 @@ def _unlinking_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file.FileLog, "truncate", hasty)
 
 
+def _recovery_removes_what_a_name_replaces_that_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truncated segments go as soon as a later one is seen, which its writer may have had no time to sync."""
+    remove_leftovers = file.FileLog._remove_leftovers
+
+    def hasty(log: FileLog) -> None:
+        oldest = log._chain.segments[0].ordinal if log._chain.segments else 0
+        for ordinal in chain.ordinals_in(log._disk, log._directory):
+            if ordinal < oldest:
+                with contextlib.suppress(OSError):
+                    log._disk.unlink(chain.segment_path(log._directory, ordinal))
+        remove_leftovers(log)
+
+    monkeypatch.setattr(file.FileLog, "_remove_leftovers", hasty)
+
+
 def _believing_what_a_failed_sync_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recovery takes for the end of the log what memory shows of it."""
     monkeypatch.setattr(SimulatedFile, "reread", lambda file, offset: None)
@@ -357,11 +372,16 @@ LOG_MUTANTS = (
     Mutant("a header says that the first segment counts", patch=_header_with(oldest=lambda fields: 1), seed=14),
     Mutant("the end of a sealed segment is ignored", patch=_ends_of_segments_ignored),
     Mutant("a writer goes on in a segment of another", patch=_going_on_in_the_last_segment),
-    Mutant("a writer goes on in a segment in which a sync failed", patch=_going_on_after_a_failed_sync, seed=98),
+    Mutant("a writer goes on in a segment in which a sync failed", patch=_going_on_after_a_failed_sync, seed=16),
     Mutant("a payload is not checked", patch=_no_payload_checksum),
     Mutant("a torn tail is taken for damage", patch=_torn_tail_is_damage, seed=68),
     Mutant("a tail that was found is not synced", _tail_is_not_synced_by_its_finder),
     Mutant("segments go before it is said that they do not count", patch=_unlinking_before_the_commit),
+    Mutant(
+        "recovery removes what a name replaces that is not durable",
+        patch=_recovery_removes_what_a_name_replaces_that_is_not_durable,
+        seed=3000253,
+    ),
     Mutant("what memory shows of a failed sync is believed", patch=_believing_what_a_failed_sync_left, seed=164),
     Mutant("compaction zeroes payloads in place", patch=_erasing_in_place_without_a_new_file),
     Mutant(
