@@ -91,12 +91,13 @@ def test_a_corrected_answer_changes_when_what_was_learned_serves_and_back_on_rol
 ) -> None:
     messages, right, wrong = missed(service, registry)
     versions = set()
-    for _ in range(CORRECTIONS_MAX):
+    for number in range(CORRECTIONS_MAX):
         answer, beside = ask(service, messages)
-        if answer != wrong:
+        if canonical(answer, "text") == canonical(right, "text"):
             break
-        assert beside["policy_version"] == beside["expert"] == "frozen", "nobody has borne out another yet"
-        correct(service, beside["trace_id"], right)
+        if number == 0:
+            assert beside["policy_version"] == beside["expert"] == "frozen", "nobody has borne out another yet"
+        correct(service, beside["trace_id"], right)  # samples differ from run to run: a first lesson may not be enough
         versions.add(told(service)["releases"]["live"])
     answer, beside = ask(service, messages)
     assert canonical(answer, "text") == canonical(right, "text"), told(service)
