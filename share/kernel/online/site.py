@@ -153,7 +153,9 @@ async def decide(task_id: str, request: Request) -> Response:
     try:
         said = Verdict(approved=approved, notes=form.get("notes", ""), answer=answer)
     except ValidationError as error:
-        return _problem(request, key, 422, "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors()))
+        return _problem(
+            request, key, 422, "; ".join(": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors())
+        )
 
     def say() -> object:
         return door.engine.process_human_review_decision(

@@ -9,13 +9,12 @@ hashes meaningless.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import tempfile
 import threading
 from pathlib import Path
 
 from share.kernel.errors import ConfigError
+from share.kernel.files import write_atomically
 
 SECRET_BYTES = 32
 _KEY_BYTES = 16
@@ -64,21 +63,7 @@ class Subjects:
     def _made(self) -> bytes:
         """A secret that is durable before anything is hashed with it, and nobody else's to read from its first byte."""
         secret = secrets.token_bytes(SECRET_BYTES)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)  # mode 0600
-        try:
-            with open(descriptor, "w") as file:
-                file.write(secret.hex() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_atomically(self._path, f"{secret.hex()}\n".encode(), 0o600)
         return secret
 
 

@@ -28,7 +28,7 @@ class Quarantine:
             raise TaskQuarantined(f"task {task_id!r}: in quarantine, {reason}; release it to try again")
 
     def add(self, task_id: str, reason: str) -> None:
-        """For ever, or until the engine ends when it cannot be stored: a full disk must not end learning."""
+        """Until released, or until the engine ends when it cannot be stored: a full disk must not end learning."""
         self._reasons[task_id] = reason
         try:
             self._ledger.quarantine(task_id, reason)
