@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -40,6 +38,7 @@ from share.kernel.serving.statistics import (
 from share.kernel.serving.update_task import Counters, UpdateResult
 from share.kernel.transport.memory import SharedMemoryStatus
 from share.kernel.transport.supervisor import SupervisorStatus, WorkerState
+from tests.online.webhook import Webhook
 
 CONFIG = AlertsConfig()
 
@@ -141,39 +140,21 @@ class Stream:
 
 
 @pytest.fixture
-def posted() -> Iterator[tuple[str, list[dict[str, object]]]]:
-    """The address of a webhook, and what was posted to it."""
-    received: list[dict[str, object]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/", received
-        server.shutdown()
-        thread.join()
+def webhook() -> Iterator[Webhook]:
+    listening = Webhook()
+    yield listening
+    listening.close()
 
 
-def test_an_alert_is_told_when_it_begins_and_when_it_ends(
-    posted: tuple[str, list[dict[str, object]]], tmp_path: Path
-) -> None:
-    address, received = posted
+def test_an_alert_is_told_when_it_begins_and_when_it_ends(webhook: Webhook, tmp_path: Path) -> None:
     stream, shown = Stream(), list[Mapping[AlertName, Alert]]()
     logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
-    config = with_webhook(address)
+    config = with_webhook(webhook.address)
     watch = Watch(config, lambda: stream.statistics, logger, shown.append, stream.clock)
     for waiting in (0, 13, 70, 12):
         stream.look(watch, told(waiting=waiting))
     logger.close()
-    assert [(each["alert"], each["state"], each["value"]) for each in received] == [
+    assert [(each["alert"], each["state"], each["value"]) for each in webhook.received] == [
         ("queue", "firing", 13),
         ("queue", "resolved", 70),
     ]

@@ -14,16 +14,9 @@ from share.kernel.serving.admission import waiting_room
 from share.kernel.serving.answering import MEMORY_UNTIL, UPDATES_UNTIL
 from share.kernel.serving.batching import BatchingConfig
 from share.kernel.serving.gate_log import read_gate_log
-from tests.serving.engines import PATIENCE_S, Maker, ask
+from tests.serving.engines import LEARNS_FROM_ALL, PATIENCE_S, Maker, ask
 
 WAITING = 8
-LEARNS_FROM_ALL = {
-    "confidence_min": 0.0,
-    "entropy_max": 9.0,
-    "redundancy_max": 1.0,
-    "client_share_max": 1.0,
-    "label_share_max": 1.0,
-}
 
 
 class Plug:

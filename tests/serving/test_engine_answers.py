@@ -27,7 +27,7 @@ from share.kernel.serving.consultation import Consultation
 from share.kernel.serving.gate_log import read_gate_log
 from share.kernel.serving.recording import Answered, Recorder
 from tests.buffer.faults import FaultyDisk
-from tests.serving.engines import Maker, ask
+from tests.serving.engines import LEARNS_FROM_ALL, Maker, ask
 
 
 class Stuck:
@@ -315,7 +315,7 @@ def test_every_decision_of_the_gate_can_be_made_again_from_its_log(
         learns=True,
         review={"audit_share": 0.0},
         unsure_below=0.0,
-        gate={"confidence_min": 0.0, "entropy_max": 9.0, "redundancy_max": 1.0, "client_share_max": 1.0},
+        gate=LEARNS_FROM_ALL,
     )
     for number in range(4):
         parts.ask(questions[0], f"trace-{number}")

@@ -18,7 +18,7 @@ from share.kernel.contracts.task import Prompt
 from share.kernel.events import StructuredLogger
 from share.kernel.serving.gate_log import ERASED, LoggedGate, read_gate_log
 from share.kernel.transport.supervisor import WorkerState
-from tests.serving.engines import Maker
+from tests.serving.engines import LEARNS_FROM_ALL, Maker
 
 ROOT = Path(__file__).parents[2]
 LOGGER = StructuredLogger(None, run_id="", backend="test")
@@ -186,7 +186,7 @@ def test_an_engine_forgets_who_its_gate_learned_from(make: Maker, tmp_path: Path
         learns=True,
         review={"audit_share": 0.0},
         unsure_below=0.0,
-        gate={"confidence_min": 0.0, "entropy_max": 9.0, "redundancy_max": 1.0, "client_share_max": 1.0},
+        gate=LEARNS_FROM_ALL,
     )
     for number in range(6):
         parts.ask(questions[0], f"trace-{number}", subject="jane" if number % 2 else "joe")
