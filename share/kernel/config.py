@@ -45,19 +45,16 @@ class ConfigModel(BaseModel):
     @classmethod
     def _no_unknown_key(cls, data: Any) -> Any:
         """Unknown keys are named with the known key that was probably meant; pydantic's own message cannot."""
-        if not isinstance(data, Mapping):
-            return data
-        known = list(cls.model_fields)
-        mistakes = []
-        for key in data:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
-                error = PydanticCustomError("unknown_key", "no such key; {remedy}", {"remedy": remedy})
-                mistakes.append(InitErrorDetails(type=error, loc=(str(key),), input=data[key]))
-        if mistakes:
-            raise ValidationError.from_exception_data(cls.__name__, mistakes)
+        if isinstance(data, Mapping):
+            _refuse_others(list(cls.model_fields), data)
         return data
+
+    def check_here(self, workdir: Path) -> None:
+        """Look at what a run needs of this machine at this moment, such as a port that nobody listens on.
+
+        The kernel calls it of the configuration of a run, before its directory is made below `workdir`. Raises
+        ConfigError in the words of a mistake in the configuration.
+        """
 
 
 class RunSettings(ConfigModel):
@@ -121,6 +118,7 @@ class _ChoiceOf:
             model = registry.config_model(self.kind, name)
         except PixelisError as error:
             raise _mistake(str(error)) from error
+        _refuse_others(["name", *model.model_fields], value)
         return Choice(self.kind, name, model.model_validate(settings, context=info.context))
 
 
@@ -269,6 +267,19 @@ def _chosen_by_default(model: type[BaseModel]) -> dict[str, Any]:
 
 def _dump_choice(chosen: Choice) -> dict[str, Any]:
     return {"name": chosen.name, **(dump(chosen.config) if chosen.config is not None else {})}
+
+
+def _refuse_others(known: Sequence[str], data: Mapping[str, Any]) -> None:
+    """Raises ValidationError for every key that is not among those that are known."""
+    mistakes = []
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
+            error = PydanticCustomError("unknown_key", "no such key; {remedy}", {"remedy": remedy})
+            mistakes.append(InitErrorDetails(type=error, loc=(str(key),), input=data[key]))
+    if mistakes:
+        raise ValidationError.from_exception_data("configuration", mistakes)
 
 
 def _mistake(message: str) -> PydanticCustomError:

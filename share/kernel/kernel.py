@@ -73,6 +73,7 @@ class VisionKernel:
         model = with_run_settings(self.registry.config_model(kind, name))
         resolved: Any = validate(model, {"run_name": name, **config}, self.registry)
         workdir = resolved.workdir.absolute()
+        resolved.check_here(workdir)
         run_dir = _new_run_dir(workdir, resolved.run_name, self._now())
         with held(run_dir):
             try:
@@ -113,7 +114,9 @@ class VisionKernel:
                     f"{key}: the run has {before!r}, not {after!r}; a resumed run keeps its configuration. For a new "
                     f"run: --config {run_dir / CONFIG} {key}=…"
                 )
-            return self._run_in(mode, backend, resolved, run_dir, run_dir.parent.parent, dry_run=False, resume=True)
+            workdir = run_dir.parent.parent
+            resolved.check_here(workdir)
+            return self._run_in(mode, backend, resolved, run_dir, workdir, dry_run=False, resume=True)
 
     def _run_in(
         self, mode: Mode, name: str, config: ConfigModel, run_dir: Path, workdir: Path, *, dry_run: bool, resume: bool

@@ -118,6 +118,11 @@ def test_a_demo_asks_itself_a_stream_that_drifts_and_leaves_no_key(
         ("admission.pixels_max=5000000", "admission.pixels_max: input should be less than or equal to 4000000"),
         ("update.policy.threads=3", "configuration: update.policy: must be the policy that is served; leave it out"),
         ("voter=nobody", "voter: no voter 'nobody'"),
+        ("voter.nam=majority", "voter.nam: no such key; did you mean 'name'?"),
+        ("voter.half_life=3", "voter.half_life: no such key; known keys: name, "),
+        ("policy.path=/no/such", "policy.path: holds no config.json; point it at"),
+        ("operations=[ZOOM_OUT]", "operations.0: no operation 'ZOOM_OUT'"),
+        ("operations=ZOOM_IN", "operations: must be a list; set operations=[…]"),
         ("alerts.webhook=file:///x", "alerts.webhook: must begin with http"),
     ],
 )
@@ -132,16 +137,53 @@ def test_a_mistake_in_the_settings_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("host", "problem"), [("127.0.0.1", "cannot be listened on"), ("no.such.host.invalid", "host")]
+    ("host", "mistake"),
+    [
+        ("127.0.0.1", "port: {port} is in use on 127.0.0.1; set port=…"),
+        ("1.2.3.4", "host: 1.2.3.4 is no address of this machine; set host=…"),
+        ("no.such.host.invalid", "host: no.such.host.invalid is no address of this machine; set host=…"),
+        ("'a..b'", "host: a..b is no address of this machine; set host=…"),
+    ],
 )
-def test_an_address_that_cannot_be_had_is_one_line(
-    host: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_address_that_cannot_be_had_is_one_line_and_leaves_nothing(
+    host: str, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert serve(f"workdir={tmp_path}", f"host={host}", f"port={taken.getsockname()[1]}") == 1
+        port = taken.getsockname()[1]
+        assert serve(f"workdir={tmp_path / 'w'}", f"host={host}", f"port={port}") == 2
     error = capsys.readouterr().err
-    assert problem in error
+    assert error.startswith(f"error: {mistake.format(port=port)}")
     assert error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("directory", "mistake"),
+    [
+        ("file/online", "cannot be made: Not a directory; set directory=…"),
+        ("file", "cannot be written: Not a directory; set directory=…"),
+        ("x" * 300, "cannot be made: File name too long; set directory=…"),
+    ],
+)
+def test_a_directory_that_cannot_be_had_is_one_line_and_leaves_nothing(
+    directory: str, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert serve(f"workdir={tmp_path / 'w'}", f"directory={tmp_path / directory}", "port=0") == 2
+    assert capsys.readouterr().err == f"error: directory: {tmp_path / directory} {mistake}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_second_service_on_a_directory_is_told_who_has_it(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(f"workdir={tmp_path / 'w'}", f"directory={service.directory}", "port=0") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: directory: {service.directory} is in use by process {service.process.pid} on ")
+    assert error.endswith("; stop that one, or set directory=… to another\n")
+    assert not (tmp_path / "w").exists()
+    assert serve(f"workdir={service.directory.parent}", "port=0") == 2, "also where none is set"
+    assert service.call("GET", "/health/ready").status == 200
 
 
 def test_keys_that_are_damaged_are_named_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

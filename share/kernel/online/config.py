@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from share.kernel.config import Choice, ConfigModel, choice
 from share.kernel.online.alerts import AlertsConfig
+from share.kernel.online.listening import bound
+from share.kernel.online.premises import check_directory
 from share.kernel.policy.loading import PolicyConfig
 from share.kernel.report.trackers import Trackers
 from share.kernel.serving.admission import AdmissionConfig
@@ -17,6 +19,9 @@ from share.kernel.serving.batching import BatchingConfig
 from share.kernel.serving.engine_config import EngineConfig
 from share.kernel.serving.update_config import ZOOM_IN, UpdateConfig
 from share.kernel.transport.config import TransportConfig
+
+DIRECTORY = "online"
+"""The directory where none is set: below the working directory, or of a demo below its run's."""
 
 
 class OnlineConfig(ConfigModel):
@@ -63,14 +68,13 @@ class OnlineConfig(ConfigModel):
     track_every_s: float = Field(default=10.0, ge=0.1)
     """Seconds between two times that they are told."""
 
-    @model_validator(mode="before")
+    @field_validator("update", mode="before")
     @classmethod
-    def _learn_what_is_served(cls, data: Any) -> Any:
-        """The update worker loads the very policy that answers."""
-        if not isinstance(data, Mapping) or not isinstance(data.get("update", {}), Mapping):
-            return data
-        served = {name: data[name] for name in ("policy", "operations") if name in data}
-        return {**data, "update": {**served, **data.get("update", {})}}
+    def _learn_what_is_served(cls, value: Any, info: ValidationInfo) -> Any:
+        """The update worker loads the very policy that answers: as it was checked, or a mistake in it is told twice."""
+        if not isinstance(value, Mapping):
+            return value
+        return {**{name: info.data[name] for name in ("policy", "operations") if name in info.data}, **value}
 
     @model_validator(mode="after")
     def _is_one_policy(self) -> OnlineConfig:
@@ -79,5 +83,12 @@ class OnlineConfig(ConfigModel):
                 raise ValueError(f"update.{name}: must be the {name} that is served; leave it out")
         return self
 
+    def check_here(self, workdir: Path) -> None:
+        """That the address can be listened on, and the directory used. Raises ConfigError."""
+        bound(self.host, self.port).close()
+        directory = self.directory or workdir / DIRECTORY
+        if self.directory or (directory.exists() and not self.demo_items):  # else the run makes it where it is itself
+            check_directory(directory)
 
-__all__ = ["OnlineConfig"]
+
+__all__ = ["DIRECTORY", "OnlineConfig"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -19,21 +20,27 @@ IDLE_S = 75
 """Seconds that an idle connection stays open: longer than clients keep theirs (5 s those of httpx), or a call would now
 and then be sent into one that is just being closed."""
 
+_NO_ADDRESS = "host: {} is no address of this machine; set host=…, 127.0.0.1 for this machine alone, 0.0.0.0 for all"
+
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens there; a free port when `port` is 0. Raises ConfigError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise ConfigError(f"host: {host!r} is no address of this machine: {error.strerror}") from error
-    listening = socket.socket(family, socket.SOCK_STREAM)
+        listening = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:  # a name that is not known, or cannot be one; no IPv6
+        raise ConfigError(_NO_ADDRESS.format(host)) from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        raise ConfigError(f"port: {host}:{port} cannot be listened on: {error.strerror}; set port=…") from error
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port: {port} is in use on {host}; set port=…, or port=0 for a free one") from error
+        if error.errno == errno.EACCES:
+            raise ConfigError(f"port: {port} is not for this user to listen on; set port=… to 1024 or above") from error
+        raise ConfigError(_NO_ADDRESS.format(host)) from error
     return listening
 
 

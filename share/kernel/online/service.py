@@ -8,7 +8,7 @@ from pathlib import Path
 
 from share.kernel.contracts.run import RunContext
 from share.kernel.online.alerts import Watch
-from share.kernel.online.config import OnlineConfig
+from share.kernel.online.config import DIRECTORY, OnlineConfig
 from share.kernel.online.demo import Demo
 from share.kernel.online.door import Door
 from share.kernel.online.http import make_app
@@ -30,8 +30,8 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
     """Answer requests until `run.stop` is set, or a demo has ended; then nobody is let in any more, what is being
     answered is finished, and everything is synced. A dry run does all of it but wait.
 
-    Raises ConfigError for an address that cannot be listened on, and what is wrong with the policy, a plugin, the keys,
-    or the directory.
+    Raises ConfigError for an address that was taken since the configuration was looked at, and what is wrong with the
+    policy, a plugin, the keys, or the directory.
     """
     directory = _directory(config, run)
     with ExitStack() as opened:
@@ -73,7 +73,7 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
 
 def _directory(config: OnlineConfig, run: RunContext) -> Path:
     """A demo keeps to the directory of its run: what it learns is nobody's."""
-    return config.directory or (run.run_dir if config.demo_items else run.workdir) / "online"
+    return config.directory or (run.run_dir if config.demo_items else run.workdir) / DIRECTORY
 
 
 def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine) -> Door:
