@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import socket
+from urllib.parse import urlsplit
+
 import pytest
 
 from share.kernel.errors import AuditUnavailable, EngineClosed
@@ -22,6 +26,48 @@ def test_a_form_with_too_much_in_it_is_422(service: Service, field: str) -> None
     answer = service.call("POST", "/reviews/never", form, headers=cookie)
     assert answer.status == 422
     assert f"{field}: ".encode() in answer.body
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ([], "Content-Type: is missing"),
+        (["Content-Type: application/x-www-form-urlencoded"], "Content-Type: application/x-www-form-urlencoded is not"),
+        (["Content-Type: text/plain; charset=utf-8"], "Content-Type: text/plain; charset=utf-8 is not"),
+        (["Content-Type: application/json", "Content-Encoding: gzip"], "Content-Encoding: gzip is not understood"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/chat/completions"), ("POST", "/v1/feedback"), ("PUT", "/v1/admin/learning")],
+)
+def test_a_body_that_does_not_say_that_it_is_json_is_415_and_told_which_header(
+    service: Service, method: str, path: str, headers: list[str], named: str
+) -> None:
+    address = urlsplit(service.url)
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", "Content-Length: 2", "Connection: close", *headers]
+    lines.append(f"Authorization: Bearer {service.keys['admin']}")
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "", "{}"]).encode())
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 415 ")
+    error = json.loads(body)["error"]
+    assert error["message"].startswith(named)
+    assert "; send" in error["message"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "unsupported_media_type")
+
+
+def test_json_of_another_name_is_json(service: Service) -> None:
+    said = {"trace_id": "never", "correct": True}
+    for kind in ("application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.api+json"):
+        headers = {"Content-Type": kind}
+        assert service.call("POST", "/v1/feedback", said, key=service.keys["client"], headers=headers).status == 404
+
+
+@pytest.mark.parametrize(("body", "told"), [(b"", "the body is empty"), (b"[]", "the body is no JSON object")])
+def test_a_body_that_is_no_object_is_told_so(service: Service, body: bytes, told: str) -> None:
+    answer = service.call("POST", "/v1/chat/completions", body, key=service.keys["client"])
+    assert (answer.status, answer.json["error"]["message"].startswith(told)) == (422, True), answer.body
 
 
 def test_a_body_that_is_no_text_is_422(service: Service) -> None:

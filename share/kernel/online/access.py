@@ -1,7 +1,8 @@
 """Who may call which route, decided before the body of a call is read.
 
 A route says whom it lets in with `@allow(…)`; one that says nothing cannot be made. `Guarded` is the route class that
-holds them to it: 401 without a key, 403 for a role that may not, 429 above the key's rate, 413 for too large a body.
+holds them to it: 401 without a key, 403 for a role that may not, 429 above the key's rate, 415 for a body that is not
+said to be JSON, 413 for too large a one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
+from email.message import Message
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -64,6 +66,8 @@ class Guarded(APIRoute):
             door = door_of(request)
             if self.roles:
                 request.state.key = _admitted(door, request, self.roles)
+            if self.body_field is not None:
+                _is_json(request)
             limit = door.config.admission.body_bytes_max
             with door.places.one() if self.has_places else nullcontext() as request.state.place:
                 return await handle(Request(request.scope, _within(request, limit)))
@@ -94,6 +98,26 @@ def _admitted(door: Door, request: Request, roles: tuple[Role, ...]) -> ApiKey:
     if key.role not in roles:
         raise Refusal(403, "role", f"a key of role {key.role} may not do this; {' or '.join(roles)} may")
     return key
+
+
+def _is_json(request: Request) -> None:
+    """Raises a Refusal of a body that does not say so: what another one means would be a guess."""
+    header = Message()
+    header["Content-Type"] = said = request.headers.get("content-type", "")
+    kind = header.get_content_subtype() if header.get_content_maintype() == "application" else ""
+    if kind != "json" and not kind.endswith("+json"):
+        problem = f"{_shown(said)} is not what this route reads" if said else "is missing"
+        told = f"Content-Type: {problem}; send JSON with the header Content-Type: application/json"
+        raise Refusal(415, "unsupported_media_type", told)
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        told = f"Content-Encoding: {_shown(coding)} is not understood; send the body as it is, without this header"
+        raise Refusal(415, "unsupported_media_type", told)
+
+
+def _shown(value: str) -> str:
+    """A header's value, of one line and not too long."""
+    return " ".join(value.split())[:80]
 
 
 def _within(request: Request, bytes_max: int) -> Receive:

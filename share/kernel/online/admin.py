@@ -18,7 +18,7 @@ router = APIRouter(route_class=Guarded, tags=["administration"])
 KeyId = Annotated[str, Path(min_length=1, max_length=40)]
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (401, 403, 404, 409, 413, 422, 429, 503)
+    status: {"model": ErrorReply} for status in (401, 403, 404, 409, 413, 415, 422, 429, 503)
 }
 
 

@@ -47,7 +47,7 @@ router = APIRouter(route_class=Guarded, tags=["answers"])
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (401, 403, 413, 422, 429, 503)
+    status: {"model": ErrorReply} for status in (401, 403, 413, 415, 422, 429, 503)
 }
 
 

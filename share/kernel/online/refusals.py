@@ -139,6 +139,10 @@ def answer_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"] if part != "body")
         message = str(first["msg"]).removeprefix("Value error, ")
+        if not param and first["type"] == "missing":
+            message = "the body is empty; send a JSON object"
+        elif not param and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
+            message = "the body is no JSON object; send one, as in docs/online.md"
         if first["type"] == "extra_forbidden":
             message = "is not supported by this service; leave it out"
         return _response(422, told(422, f"{param}: {message}" if param else message, "invalid_value", _plain(param)))

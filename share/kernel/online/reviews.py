@@ -27,7 +27,7 @@ router = APIRouter(route_class=Guarded, tags=["reviews"])
 TaskId = Annotated[str, Path(pattern=TRACE_ID)]
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (401, 403, 404, 409, 413, 422, 429, 503)
+    status: {"model": ErrorReply} for status in (401, 403, 404, 409, 413, 415, 422, 429, 503)
 }
 
 
