@@ -31,12 +31,20 @@ LONG = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_in_dev_shm() -> Iterator[None]:
-    """No name is left, of a semaphore neither, that no living process has mapped: those would be other programs'."""
+    """No name stays, of a semaphore neither. Names of another program that is running or just ending are no leak."""
     before = set(os.listdir("/dev/shm"))
     yield
-    left = set(os.listdir("/dev/shm")) - before
-    mapped = "".join(maps(path) for path in Path("/proc").glob("[0-9]*/maps")) if left else ""
-    assert not [name for name in left if f"/dev/shm/{name}" not in mapped and Path("/dev/shm", name).is_file()]
+    deadline = time.monotonic() + 10
+    while (left := orphans() - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def orphans() -> set[str]:
+    """Files below /dev/shm that no living process has mapped."""
+    names = {name for name in os.listdir("/dev/shm") if Path("/dev/shm", name).is_file()}
+    mapped = "".join(maps(path) for path in Path("/proc").glob("[0-9]*/maps")) if names else ""
+    return {name for name in names if f"/dev/shm/{name}" not in mapped}
 
 
 def maps(path: Path) -> str:
