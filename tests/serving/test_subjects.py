@@ -11,7 +11,7 @@ import pytest
 from share.kernel.contracts.task import Prompt
 from share.kernel.errors import ConfigError
 from share.kernel.serving.subjects import Subjects, unkeyed
-from tests.serving.engines import Maker
+from tests.serving.engines import Maker, Parts
 
 NAME = "subjects.key"
 
@@ -84,3 +84,55 @@ def test_an_erasure_finds_what_was_recorded_before_there_was_a_secret(
     assert [each.id for each in parts.buffer] == ["other"]
     assert [item.task_id for item in parts.engine.lease_reviews("anna", 9)] == ["other"]
     assert len(list((tmp_path / "images").iterdir())) == 1
+
+
+def with_a_settled_review(make: Maker, tmp_path: Path, prompt: Prompt, *subjects: str) -> Parts:
+    """An engine that was started anew, so that no update can be made of what is decided: it is settled at once."""
+    parts = make(tmp_path)
+    for subject in subjects:
+        parts.ask(prompt, f"settled-of-{subject}", subject=subject)
+    parts.engine.close()
+    parts = make(tmp_path)
+    for subject in subjects:
+        said = parts.engine.process_human_review_decision(f"settled-of-{subject}", True, reviewer="anna")
+        assert said.effect == "no_images"
+    return parts
+
+
+def test_no_file_but_the_audit_log_names_a_decided_review_of_whom_was_erased(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = with_a_settled_review(make, tmp_path, questions[0], "jane")
+    parts.ask(questions[0], "waits-of-jane", subject="jane")
+    said = parts.engine.process_human_review_decision("waits-of-jane", True, reviewer="anna")
+    assert said.effect == "deferred", "there is no worker"
+    assert b"waits-of-jane" in (tmp_path / "evidence.json").read_bytes()
+    parts.engine.erase("jane", actor="admin")
+    named = [path.name for path in tmp_path.rglob("*") if path.is_file() and b"of-jane" in path.read_bytes()]
+    assert named == ["audit.log"]
+    assert parts.engine.get_statistics().evidence.audits == 2, "what was learned of the experts leads to nobody"
+
+
+def test_a_settled_review_is_erased_from_the_file_that_still_names_it(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = with_a_settled_review(make, tmp_path, questions[0], "jane")
+    file = tmp_path / "evidence.json"
+    assert b"of-jane" in file.read_bytes()
+    file.rename(tmp_path / "kept")
+    file.mkdir()  # nothing can be put in its place
+    with pytest.raises(IsADirectoryError):
+        parts.engine.erase("jane", actor="admin")
+    file.rmdir()
+    (tmp_path / "kept").rename(file)
+    assert parts.engine.erase("jane", actor="admin") == 1, "as it is asked for again"
+    assert b"of-jane" not in file.read_bytes()
+
+
+def test_a_sweep_leaves_no_name_of_a_review_that_is_settled(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = with_a_settled_review(make, tmp_path, questions[0], "jane")
+    parts.engine.sweep()
+    assert b"of-jane" not in (tmp_path / "evidence.json").read_bytes()
+    assert parts.engine.get_statistics().troubles.get("not_swept") is None

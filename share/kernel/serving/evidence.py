@@ -88,6 +88,7 @@ class Evidence:
         self._arbiter = Arbiter({name: getattr(config.prior, name) for name in EXPERTS})
         self._window: deque[Audit] = deque(maxlen=config.evidence_window)
         self._counted: dict[str, None] = {}  # reviews that are in it and not settled yet
+        self._named: frozenset[str] = frozenset()  # those that the file names, some of them settled
         try:
             self._load()
         except (ValueError, TypeError, KeyError, ConfigError) as error:
@@ -162,6 +163,16 @@ class Evidence:
         with self._lock:
             self._counted.pop(review_id, None)
 
+    def erase(self, review_ids: Collection[str]) -> None:
+        """Name these reviews no more, in the file neither. What they showed stays: it leads to nobody.
+
+        Raises OSError when the file still names one; then it is to be asked for again.
+        """
+        with self._lock:
+            self._counted = {each: None for each in self._counted if each not in review_ids}
+            if not self._named.isdisjoint(review_ids):
+                self._store()
+
     def distrust(self) -> None:
         """The adapted policy was taken back: what speaks for it is gone, and its weight is that of the prior at most.
 
@@ -188,11 +199,12 @@ class Evidence:
         return bool(chance <= self._config.harm_probability)
 
     def expire(self) -> None:
-        """Drop what is older than is kept. Raises OSError."""
+        """Drop what is older than is kept, and the names of what is settled. Raises OSError."""
         oldest = self._clock() - self._config.retention_days * DAY_S
         with self._lock:
             kept = [each for each in self._window if each.at > oldest]
-            if len(kept) < len(self._window):
+            is_settled = not self._named <= self._counted.keys()
+            if len(kept) < len(self._window) or is_settled:
                 self._window = deque(kept, maxlen=self._window.maxlen)
                 self._view = self._looked()
                 self._store()
@@ -237,6 +249,7 @@ class Evidence:
         self._arbiter.restore(told["experts"])
         self._window.extend(Audit(**each) for each in told["window"])
         self._counted = dict.fromkeys(told["counted"])
+        self._named = frozenset(self._counted)
 
     def _store(self) -> None:
         content = {
@@ -245,6 +258,7 @@ class Evidence:
             "window": [asdict(each) for each in self._window],
         }
         write_json(self._path, content)
+        self._named = frozenset(self._counted)
 
 
 def _voice(given: Expert) -> str:

@@ -157,13 +157,13 @@ class Reviews:
 
     def erase(self, subjects: Collection[str], task_ids: Collection[str]) -> None:
         """Forget all of a person, known by their keys and requests: what waits, what was decided, and updates that
-        were sent and not begun. Raises ReviewProblem."""
+        were sent and not begun. Raises ReviewProblem, OSError."""
         with self._lock:
             for subject in subjects:
                 self._queue.erase(subject)
             for task_id in task_ids:
                 self._suggested.pop(task_id, None)
-                self._evidence.settled(task_id)
+            self._evidence.erase(task_ids)
             self._updates.withdraw([PREFIX + task_id for task_id in task_ids])
 
     def updated(self, update_id: str, *, is_done: bool) -> None:
