@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from share.kernel.command import run_command
 from share.kernel.contracts.task import Demonstration
@@ -153,25 +155,55 @@ def test_a_line_without_calls_has_no_demonstration_and_an_empty_list_says_answer
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"bbox": [40, 5, 60, 20]}, ":1: calls.0: lies outside of '0.png', which has 40 x 30 pixels"),
-        ({"x": 5, "y": 400}, ":1: calls.0: lies outside of '0.png', which has 40 x 30 pixels"),
+        ({"bbox": [40, 5, 60, 20]}, ":1: calls.0: bbox [40, 5, 60, 20] lies outside of '0.png', which has 40 x 30"),
+        ({"bbox": [1, 32, 9, 38]}, ":1: calls.0: bbox [1, 32, 9, 38] lies outside of '0.png', which has 40 x 30"),
+        ({"bbox": [-9, 2, -1, 8]}, ":1: calls.0: bbox [-9, 2, -1, 8] lies outside of '0.png', which has 40 x 30"),
+        ({"x": 5, "y": 31}, ":1: calls.0: the point (5, 31) lies outside of '0.png', which has 40 x 30"),
         ({"bbox": [0.1, 0.2, 0.5, 0.6]}, ":1: calls.0: bbox is less than a pixel wide or high; give pixels"),
     ],
 )
-def test_a_call_that_points_past_the_image_is_named_before_anything_is_decoded(
+def test_a_call_that_points_past_the_image_is_named_before_a_run(
     directory: Path, arguments: dict[str, object], said: str
 ) -> None:
     assert said in _mistake(directory, _line(calls=[{"name": "ZOOM_IN", "arguments": arguments}]))
 
 
-def test_a_call_that_lies_below_a_wide_image_is_named_when_it_is_demonstrated(directory: Path) -> None:
-    line = _line(calls=[{"name": "ZOOM_IN", "arguments": {"bbox": [1, 32, 9, 38]}}])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_a_call_points_into_the_image_as_it_is_turned(directory: Path, suffix: str) -> None:
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 6  # a quarter turn: 40 x 30 is seen as 30 x 40
+    with Image.open(directory / "0.png") as image:
+        image.save(directory / f"turned.{suffix}", exif=orientation)
+    below, beside = ([{"name": "ZOOM_IN", "arguments": {"bbox": box}}] for box in ([1, 32, 9, 38], [32, 1, 38, 9]))
+    line = {**_line(), "image": f"turned.{suffix}"}
+    assert len(JsonlConfig(path=_write(directory, {**line, "calls": below}), held_out_fraction=0).lines["train"]) == 1
+    assert "which has 30 x 40 pixels" in _mistake(directory, {**line, "calls": beside})
+
+
+def test_a_call_that_points_past_a_video_is_named_when_it_is_demonstrated(directory: Path) -> None:
+    writer = cv2.VideoWriter(str(directory / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (40, 30))
+    for _ in range(3):
+        writer.write(np.zeros((30, 40, 3), np.uint8))
+    writer.release()
+    calls = [{"name": "ZOOM_IN", "arguments": {"bbox": [1, 32, 9, 38]}}]
+    line = {"question": "Where?", "video": "clip.avi", "answer": "left", "calls": calls}
     source = Jsonl(JsonlConfig(path=_write(directory, line), held_out_fraction=0))
     prompt = source.prompt("train", 0)
     scene = Scene(natives=prompt.images)
     scene.add_view(prompt.images[0], 0, Transform())
     with pytest.raises(TaskError, match=r"questions\.jsonl:1: calls: bbox \[1, 32, 9, 38\] lies outside .* 40 x 30"):
         source.demonstrate(prompt, scene)
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_is_seen_before_a_call_is_refused(directory: Path) -> None:
+    content = (directory / "0.png").read_bytes()
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 6
+    chunk = b"eXIf" + orientation.tobytes().removeprefix(b"Exif\0\0")
+    late = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (directory / "late.png").write_bytes(content[:-12] + late + content[-12:])
+    line = {**_line(), "image": "late.png", "calls": [{"name": "ZOOM_IN", "arguments": {"bbox": [1, 32, 9, 38]}}]}
+    assert len(JsonlConfig(path=_write(directory, line), held_out_fraction=0).lines["train"]) == 1
 
 
 def test_where_no_line_has_calls_the_answers_are_demonstrated_except_of_lines_not_to_be_imitated(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from share.kernel.contracts.vision import PIXELS_MAX
 from share.kernel.errors import MediaError
@@ -84,6 +84,23 @@ def check_image(path: str | os.PathLike[str], *, pixels_max: int = PIXELS_MAX) -
             pass
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of an image as `load_image` would return it, by what stands before its pixels; decodes nothing.
+
+    An orientation that stands behind the pixels of a PNG is not seen. Raises MediaError.
+    """
+    name = f"image {os.fspath(path)!r}"
+    try:
+        with open(path, "rb") as file, _opened(file, name, PIXELS_MAX) as image:
+            width, height = image.size
+            # Not the PNG plugin's own `getexif`, which decodes an image to find none. A TIFF's size is turned already.
+            orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+            is_turned = orientation in (5, 6, 7, 8) and image.format != "TIFF"
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+    return (height, width) if is_turned else (width, height)
 
 
 def read_file(path: str | os.PathLike[str], name: str, bytes_max: int) -> bytes:
@@ -194,4 +211,14 @@ def _grey_to_uint8(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, n
     return np.rint(values * (255.0 / white)).astype(np.uint8)
 
 
-__all__ = ["BACKGROUND", "BYTES_MAX", "FORMATS", "check_image", "check_size", "encode_image", "load_image", "read_file"]
+__all__ = [
+    "BACKGROUND",
+    "BYTES_MAX",
+    "FORMATS",
+    "check_image",
+    "check_size",
+    "encode_image",
+    "image_size",
+    "load_image",
+    "read_file",
+]

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Call, Demonstration, Prompt, Split
-from share.kernel.contracts.vision import Scene
+from share.kernel.contracts.vision import Box, Scene
 from share.kernel.errors import MediaError, TaskError
-from share.kernel.media.image import check_image, load_image
+from share.kernel.media.image import check_image, image_size, load_image
 from share.kernel.media.video import check_video, load_video
 from share.kernel.task.generated import box_in_view, point_in_view, view_of
 from share.kernel.task.record import Record, record_of, score
@@ -235,17 +234,15 @@ def _check_media(record: Record, directory: Path, checked: set[str]) -> None:
 
 
 def _check_places(record: Record, directory: Path) -> None:
-    """Look at the size of the images that calls point into, as far as headers tell: not how they are turned."""
+    """Look whether calls point into the images that they name. Only one that seems to miss has its image decoded."""
     own = {f"image_{number}": name for number, name in enumerate(record.image_paths, start=1)}
     for number, call in enumerate(record.calls or ()):
         name = own.get(str(call.arguments.get("image", "image_1")))
-        begin = call.begin
-        if name is None or begin is None:
+        if name is None or _outside(call.arguments, *image_size(directory / name)) is None:
             continue
-        with Image.open(directory / name) as image:
-            width, height = image.size
-        if max(begin) >= max(width, height):
-            raise TaskError(f"calls.{number}: lies outside of {name!r}, which has {width} x {height} pixels")
+        height, width = load_image(directory / name).shape[:2]
+        if (what := _outside(call.arguments, width, height)) is not None:
+            raise TaskError(f"calls.{number}: {what} lies outside of {name!r}, which has {width} x {height} pixels")
 
 
 def _in_view(arguments: dict[str, object], scene: Scene, first: int) -> dict[str, object]:
@@ -259,20 +256,40 @@ def _in_view(arguments: dict[str, object], scene: Scene, first: int) -> dict[str
     view = view_of(scene, first) if name is None else scene.views[str(name)]
     height, width = scene.native(view.source).shape[:2]
     moved = dict(arguments)
-    if "bbox" in arguments:
-        box = arguments["bbox"]
-        assert isinstance(box, list | tuple)
-        if box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height:
-            raise ValueError(f"bbox {list(box)} lies outside of the image of {width} x {height} pixels")
-        moved["bbox"] = box_in_view(view, (box[0], box[1], box[2], box[3]))
-    if "x" in arguments and "y" in arguments:
-        x, y = arguments["x"], arguments["y"]
-        assert isinstance(x, int | float)
-        assert isinstance(y, int | float)
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise ValueError(f"the point ({x}, {y}) lies outside of the image of {width} x {height} pixels")
-        moved["x"], moved["y"] = point_in_view(view, x, y)
+    if (what := _outside(arguments, width, height)) is not None:
+        raise ValueError(f"{what} lies outside of the image of {width} x {height} pixels")
+    if (box := _box(arguments)) is not None:
+        moved["bbox"] = box_in_view(view, box)
+    if (point := _point(arguments)) is not None:
+        moved["x"], moved["y"] = point_in_view(view, *point)
     return moved
+
+
+def _outside(arguments: Mapping[str, object], width: int, height: int) -> str | None:
+    """The box or the point of a call, in words, where it lies wholly outside of an image of that size."""
+    box, point = _box(arguments), _point(arguments)
+    if box is not None and (box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height):
+        return f"bbox [{', '.join(f'{number:g}' for number in box)}]"
+    if point is not None and not (0 <= point[0] <= width and 0 <= point[1] <= height):
+        return f"the point ({point[0]:g}, {point[1]:g})"
+    return None
+
+
+def _box(arguments: Mapping[str, object]) -> Box | None:
+    if "bbox" not in arguments:
+        return None
+    box = arguments["bbox"]
+    assert isinstance(box, list | tuple), "`RecordCall` looked at it"
+    return (box[0], box[1], box[2], box[3])
+
+
+def _point(arguments: Mapping[str, object]) -> tuple[float, float] | None:
+    if "x" not in arguments or "y" not in arguments:
+        return None
+    x, y = arguments["x"], arguments["y"]
+    assert isinstance(x, int | float), "`RecordCall` looked at it"
+    assert isinstance(y, int | float), "`RecordCall` looked at it"
+    return (x, y)
 
 
 __all__ = ["LINE_BYTES_MAX", "MISTAKES_MAX", "Jsonl", "JsonlConfig"]

@@ -64,14 +64,6 @@ class RecordCall(ConfigModel):
             raise ValueError("x and y must both be numbers")
         return self
 
-    @property
-    def begin(self) -> tuple[float, float] | None:
-        """Where the box begins, or where the point is; None of a call that has neither."""
-        x, y = self.arguments.get("x"), self.arguments.get("y")
-        if isinstance(box := self.arguments.get("bbox"), Sequence):
-            x, y = box[0], box[1]
-        return (x, y) if isinstance(x, int | float) and isinstance(y, int | float) else None
-
 
 class Record(ConfigModel):
     """A question with its images or its video, its answer, and how an answer is judged."""
