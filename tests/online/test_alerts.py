@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,16 +14,19 @@ from share.kernel.config import validate
 from share.kernel.errors import ConfigError
 from share.kernel.events import StructuredLogger
 from share.kernel.online.alerts import (
+    ANSWERS_MIN,
     BASELINE_ANSWERS,
     HISTORY_MAX,
     Alert,
     AlertName,
     AlertsConfig,
+    Calls,
     Look,
     Usual,
     Watch,
     alerts_of,
 )
+from share.kernel.online.metrics import Metrics
 from share.kernel.online.site import charts
 from share.kernel.registry import Registry
 from share.kernel.serving.statistics import (
@@ -38,6 +42,7 @@ from share.kernel.serving.statistics import (
 from share.kernel.serving.update_task import Counters, UpdateResult
 from share.kernel.transport.memory import SharedMemoryStatus
 from share.kernel.transport.supervisor import SupervisorStatus, WorkerState
+from tests.online.running import Service, start
 from tests.online.webhook import Webhook
 
 CONFIG = AlertsConfig()
@@ -94,8 +99,11 @@ def worker_with(quarantined: int) -> SupervisorStatus:
     )
 
 
-def names(now: Statistics, before: Statistics | None = None, usual: Usual | None = None) -> list[AlertName]:
-    return [alert.name for alert in alerts_of(CONFIG, Look(0.0, before or told()), Look(60.0, now), usual)]
+NOBODY = Calls(0, 0)
+
+
+def names(now: Statistics, usual: Usual | None = None, calls: Calls = NOBODY) -> list[AlertName]:
+    return [alert.name for alert in alerts_of(CONFIG, Look(0.0, told(), NOBODY), Look(60.0, now, calls), usual)]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +120,53 @@ def names(now: Statistics, before: Statistics | None = None, usual: Usual | None
 def test_a_threshold_is_passed_or_is_not(quiet: Statistics, loud: Statistics, name: AlertName) -> None:
     assert names(quiet) == []
     assert names(loud) == [name]
+
+
+@pytest.mark.parametrize(("quiet", "loud"), [(Calls(100, 20), Calls(100, 21)), (Calls(19, 19), Calls(20, 20))])
+def test_more_are_turned_away_at_the_door_than_may_be(quiet: Calls, loud: Calls) -> None:
+    assert names(told(), calls=quiet) == []
+    assert names(told(), calls=loud) == ["refused_rate"]
+
+
+def test_of_the_calls_only_those_of_the_interface_count_and_as_refused_only_those_at_the_door() -> None:
+    metrics = Metrics(told)
+    for route, status, times in (
+        ("/v1/chat/completions", "200", 5),
+        ("/v1/chat/completions", "429", 4),
+        ("/v1/feedback", "401", 3),
+        ("/v1/reviews/lease", "503", 2),
+        ("/v1/feedback", "422", 1),
+        ("/health/ready", "503", 7),
+        ("/login", "401", 7),
+        ("(none)", "404", 7),
+    ):
+        metrics.calls.labels("POST", route, status).inc(times)
+    assert metrics.at_the_door() == Calls(made=15, refused=9)
+    lines = metrics.text().decode().splitlines()
+    assert 'pixelis_door_total{result="let_in"} 6.0' in lines
+    assert 'pixelis_door_total{result="refused"} 9.0' in lines
+
+
+def test_a_service_that_is_asked_with_a_wrong_key_says_so_where_an_operator_looks(tmp_path: Path) -> None:
+    service = start(tmp_path, "read_only=true")
+    try:
+        service.make_keys()
+        num_refused = 0
+        while 'pixelis_alert{alert="refused_rate"} 1.0' not in metrics_of(service):
+            assert service.call("GET", "/v1/models", key="pixelis-k0-guessed").status == 401
+            num_refused += 1
+            time.sleep(0.02)
+        assert num_refused >= ANSWERS_MIN
+        assert f'pixelis_door_total{{result="refused"}} {num_refused}.0' in metrics_of(service)
+        seen = service.call("GET", "/", headers={"Cookie": f"pixelis_key={service.keys['viewer']}"})
+        assert b"part of calls that were turned away is" in seen.body
+    finally:
+        assert service.stop() == 0, service.said
+    assert "part of calls that were turned away is" in service.said
+
+
+def metrics_of(service: Service) -> list[str]:
+    return service.call("GET", "/metrics", key=service.keys["viewer"]).body.decode().splitlines()
 
 
 def test_a_policy_that_became_sure_or_stopped_to_look_is_measured_against_what_was_usual() -> None:
@@ -150,7 +205,7 @@ def test_an_alert_is_told_when_it_begins_and_when_it_ends(webhook: Webhook, tmp_
     stream, shown = Stream(), list[Mapping[AlertName, Alert]]()
     logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
     config = with_webhook(webhook.address)
-    watch = Watch(config, lambda: stream.statistics, logger, shown.append, stream.clock)
+    watch = Watch(config, lambda: stream.statistics, lambda: NOBODY, logger, shown.append, stream.clock)
     for waiting in (0, 13, 70, 12):
         stream.look(watch, told(waiting=waiting))
     logger.close()
@@ -169,7 +224,8 @@ def test_an_alert_is_told_when_it_begins_and_when_it_ends(webhook: Webhook, tmp_
 def test_a_webhook_that_is_gone_is_logged_and_harms_nothing(tmp_path: Path) -> None:
     stream = Stream()
     logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
-    watch = Watch(with_webhook("http://127.0.0.1:9/"), lambda: stream.statistics, logger, lambda _: None, stream.clock)
+    config = with_webhook("http://127.0.0.1:9/")
+    watch = Watch(config, lambda: stream.statistics, lambda: NOBODY, logger, lambda _: None, stream.clock)
     stream.look(watch, told())
     stream.look(watch, told(waiting=1000))
     logger.close()
@@ -179,9 +235,8 @@ def test_a_webhook_that_is_gone_is_logged_and_harms_nothing(tmp_path: Path) -> N
 
 def test_rates_are_those_of_the_last_minute_and_history_is_bounded(tmp_path: Path) -> None:
     stream = Stream()
-    watch = Watch(
-        CONFIG, lambda: stream.statistics, StructuredLogger(None, run_id="", backend=""), lambda _: None, stream.clock
-    )
+    logger = StructuredLogger(None, run_id="", backend="")
+    watch = Watch(CONFIG, lambda: stream.statistics, lambda: NOBODY, logger, lambda _: None, stream.clock)
     for number in range(HISTORY_MAX + 20):
         stream.look(watch, told(100 * number, failed=10 * min(number, 20), operations=100 * number, entropy=0.5))
         assert ("error_rate" in watch.firing) == (0 < number < 26), number

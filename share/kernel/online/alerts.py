@@ -1,4 +1,5 @@
-"""Alerts: thresholds on what the engine says of itself, told to the log, the metrics and a webhook.
+"""Alerts: thresholds on what the engine says of itself, and on how many are turned away at the door before it; told to
+the log, the metrics and a webhook.
 
 An alert is told when it begins and when it ends, not in between. What it says are figures; nothing of a user is in it.
 """
@@ -23,7 +24,9 @@ from share.kernel.serving.statistics import Statistics
 if TYPE_CHECKING:
     from share.kernel.events import StructuredLogger
 
-AlertName = Literal["kl", "update_rate", "queue", "error_rate", "entropy", "operation_use", "quarantine"]
+AlertName = Literal[
+    "kl", "update_rate", "queue", "error_rate", "refused_rate", "entropy", "operation_use", "quarantine"
+]
 
 HISTORY_MAX = 360
 """Looks that are remembered for the pages: half an hour of them, at one in five seconds."""
@@ -32,7 +35,7 @@ WINDOW_S = 60.0
 """Seconds that rates are taken over."""
 
 ANSWERS_MIN = 20
-"""Answers in that time below which a rate says nothing."""
+"""Answers, or calls, in that time below which a rate says nothing."""
 
 BASELINE_ANSWERS = 200
 """Answers after which what is usual counts as known."""
@@ -53,6 +56,9 @@ class AlertsConfig(ConfigModel):
     """Questions that wait for a batch."""
     error_rate_max: float = Field(default=0.05, gt=0.0, le=1.0)
     """Part of the questions that failed, of those of the last minute."""
+    refused_rate_max: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Part of the calls of /v1/… that were turned away with 401, 429 or 503, of those of the last minute: too much is
+    asked, or with keys that are not known."""
     entropy_ratio_min: float = Field(default=0.4, ge=0.0, le=1.0)
     """Entropy of recent answers, as a part of what it was over the first 200: below it, it is too sure."""
     operation_ratio_min: float = Field(default=0.3, ge=0.0, le=1.0)
@@ -69,11 +75,20 @@ class AlertsConfig(ConfigModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of /v1/… since the start, and how many of them were turned away at the door: with 401, 429 or 503."""
+
+    made: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """What was seen at one moment, `at` in seconds of a clock that never goes back."""
 
     at: float
     statistics: Statistics
+    calls: Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +115,7 @@ def alerts_of(config: AlertsConfig, before: Look, now: Look, usual: Usual | None
     elapsed_s = max(now.at - before.at, 1e-9)
     answered = told.requests.answered - was.requests.answered
     failed = told.requests.failed - was.requests.failed
+    made, refused = now.calls.made - before.calls.made, now.calls.refused - before.calls.refused
     found: list[Alert] = []
 
     def check(name: AlertName, value: float | None, threshold: float, what: str, *, below: bool = False) -> None:
@@ -121,6 +137,8 @@ def alerts_of(config: AlertsConfig, before: Look, now: Look, usual: Usual | None
     check("queue", told.requests.waiting, config.waiting_max, "number of questions that wait")
     if answered + failed >= ANSWERS_MIN:
         check("error_rate", failed / (answered + failed), config.error_rate_max, "part of questions that failed")
+    if made >= ANSWERS_MIN:
+        check("refused_rate", refused / made, config.refused_rate_max, "part of calls that were turned away")
     if usual is not None:
         if usual.entropy and told.requests.entropy is not None:
             ratio = told.requests.entropy / usual.entropy
@@ -134,7 +152,7 @@ def alerts_of(config: AlertsConfig, before: Look, now: Look, usual: Usual | None
 
 
 class Watch:
-    """Looks at an engine every few seconds, remembers what it saw, and tells what should be looked at.
+    """Looks at an engine and its door every few seconds, remembers what it saw, and tells what should be looked at.
 
     `clock` gives seconds of a clock that never goes back; `show` is told which alerts fire after every look.
     """
@@ -143,12 +161,14 @@ class Watch:
         self,
         config: AlertsConfig,
         statistics: Callable[[], Statistics],
+        calls: Callable[[], Calls],
         logger: StructuredLogger,
         show: Callable[[Mapping[AlertName, Alert]], None],
         clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._statistics = statistics
+        self._calls = calls
         self._logger = logger
         self._show = show
         self._clock = clock
@@ -168,7 +188,7 @@ class Watch:
 
     def look(self) -> None:
         """One look. What begins and what ends is told."""
-        now = Look(self._clock(), self._statistics())
+        now = Look(self._clock(), self._statistics(), self._calls())
         before = next((look for look in self.history if look.at >= now.at - WINDOW_S), now)
         requests = now.statistics.requests
         if self._usual is None and requests.answered >= BASELINE_ANSWERS:
@@ -217,6 +237,7 @@ __all__ = [
     "Alert",
     "AlertName",
     "AlertsConfig",
+    "Calls",
     "Look",
     "Usual",
     "Watch",

@@ -17,11 +17,14 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from share.kernel.contracts.serving import Reply
-from share.kernel.online.alerts import Alert, AlertName
+from share.kernel.online.alerts import Alert, AlertName, Calls
 from share.kernel.serving.statistics import Statistics
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 Name = TypeVar("Name", bound=str)
+
+_INTERFACE, _REFUSED = "/v1/", ("401", "429", "503")
+"""Whose calls are counted as made, and which of them as turned away at the door."""
 
 _UNKNOWN = "(none)"
 """The route of a call that no route is for: a path that a caller made up must not become a label."""
@@ -44,13 +47,22 @@ class Metrics:
         self._alerts = Gauge("pixelis_alert", "1 while the alert fires.", ["alert"], registry=registry)
         self._lock = threading.Lock()
         self.num_open = 0
-        registry.register(_OfEngine(statistics, lambda: self.num_open))
+        registry.register(_OfEngine(statistics, self.at_the_door, lambda: self.num_open))
 
     def begun(self, future: Future[Reply]) -> None:
         """A question was taken; what becomes of it is counted."""
         with self._lock:
             self.num_open += 1
         future.add_done_callback(self._ended)
+
+    def at_the_door(self) -> Calls:
+        """How many called and were turned away. Summed up when it is asked: who is turned away waits for no sum."""
+        made = refused = 0
+        for sample in (sample for family in self.calls.collect() for sample in family.samples):
+            if sample.name.endswith("_total") and sample.labels["route"].startswith(_INTERFACE):
+                made += int(sample.value)
+                refused += int(sample.value) if sample.labels["status"] in _REFUSED else 0
+        return Calls(made, refused)
 
     def show(self, firing: Mapping[AlertName, Alert]) -> None:
         """Which alerts fire now."""
@@ -106,8 +118,11 @@ class Counted:
 class _OfEngine(Collector):
     """What an engine says of itself, when it is asked."""
 
-    def __init__(self, statistics: Callable[[], Statistics], num_open: Callable[[], int]) -> None:
+    def __init__(
+        self, statistics: Callable[[], Statistics], at_the_door: Callable[[], Calls], num_open: Callable[[], int]
+    ) -> None:
         self._statistics = statistics
+        self._at_the_door = at_the_door
         self._num_open = num_open
 
     def describe(self) -> Iterable[Metric]:
@@ -121,6 +136,9 @@ class _OfEngine(Collector):
         running = max(0, self._num_open() - waiting)
         yield GaugeMetricFamily("pixelis_num_requests_running", "Questions that are being answered.", running)
         yield GaugeMetricFamily("pixelis_num_requests_waiting", "Questions that wait for a batch.", waiting)
+        calls = self._at_the_door()
+        by_result = {"let_in": calls.made - calls.refused, "refused": calls.refused}
+        yield _counters("pixelis_door", "Calls of /v1/… by whether they were turned away.", "result", by_result)
         yield _counter("pixelis_failed_requests", "Questions that failed.", requests.failed)
         yield _counters("pixelis_answers", "Answers by whose it is.", "expert", requests.by_expert)
         yield _counters("pixelis_operations", "Operations called.", "operation", requests.operations)

@@ -86,7 +86,9 @@ def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: Inferen
         buckets=TokenBuckets(limits.requests_per_s, limits.burst),
         places=Places(limits.requests_max or rows_max + waiting_room(rows_max)),
         metrics=metrics,
-        watch=Watch(config.alerts, engine.get_statistics, run.logger, metrics.show, time.monotonic),
+        watch=Watch(
+            config.alerts, engine.get_statistics, metrics.at_the_door, run.logger, metrics.show, time.monotonic
+        ),
         painter=Painter(engine.policy, engine.operator),
         logger=run.logger,
         started_at=time.time(),
