@@ -21,7 +21,7 @@ examples:
   python -m share.kernel schema operation ZOOM_IN     settings and tool schema of an operation
   python -m share.kernel run-operation ZOOM_IN --image photo.png --arguments '{"bbox": [0, 0, 90, 60]}' --output out.png
   python -m share.kernel buffer stat DIR              an experience buffer; also: verify dump compact rebuild erase
-  python -m share.kernel buffer erase DIR --subject KEY    a person's experiences, from every file
+  python -m share.kernel buffer erase DIR --subject NAME   a person's experiences, from every file
   python -m share.kernel audit verify FILE            whether an audit log is what was written; also: show
   python -m share.kernel gate verify DIR              whether a service's decisions to learn follow from its log
   python -m share.kernel new-plugin ./count-red --operation COUNT_RED
@@ -97,7 +97,7 @@ def _parser() -> Parser:
     buffer.add_argument("work", choices=BUFFER_WORK, metavar="|".join(BUFFER_WORK), help="stat, verify, dump only read")
     buffer.add_argument("directory", type=Path, metavar="DIR")
     buffer.add_argument("--output", type=Path, metavar="FILE", help="dump: .jsonl or .parquet, there when it is whole")
-    buffer.add_argument("--subject", metavar="KEY", help="erase: what is about this person, from every file")
+    buffer.add_argument("--subject", metavar="NAME", help="erase: what is about this person, from every file")
     buffer.add_argument("--older-than-days", type=float, metavar="N", help="erase: what was created longer ago")
     buffer.add_argument("--salvage", action="store_true", help="compact, rebuild, erase: keep what a damaged log has")
     buffer.add_argument(

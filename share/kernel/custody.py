@@ -32,6 +32,7 @@ from share.kernel.experience.manifest import newest_manifest
 from share.kernel.experience.problem import problem
 from share.kernel.experience.reader import ExperienceReader
 from share.kernel.registry import Registry
+from share.kernel.serving.subjects import SECRET, Subjects
 
 
 def care(registry: Registry, arguments: argparse.Namespace) -> int:
@@ -138,22 +139,25 @@ def _rebuild(registry: Registry, arguments: argparse.Namespace) -> int:
 
 def _erase(registry: Registry, arguments: argparse.Namespace) -> int:
     if (arguments.subject is None) == (arguments.older_than_days is None):
-        raise ConfigError("erase: say whose with --subject KEY, or of what age with --older-than-days N")
+        raise ConfigError("erase: say whose with --subject NAME, or of what age with --older-than-days N")
+    # Beside the buffer of a service is the secret under which it hashes the names of those whom its answers are about.
+    subjects = Subjects(arguments.directory.absolute().parent / SECRET)
     with _opened(registry, arguments) as buffer:
         if arguments.subject is not None:
-            removed = buffer.erase(arguments.subject)
+            removed = sum(buffer.erase(key) for key in (arguments.subject, *subjects.keys(arguments.subject)))
         else:
             removed = buffer.expire(arguments.older_than_days)
         erased = _compacted(buffer)
         _print({"removed": removed, "experiences": len(buffer), "log_bytes_erased": erased}, arguments.json)
     if arguments.subject is not None and not removed:
+        print(f"nothing is about {arguments.subject!r} here", file=sys.stderr)
+    if arguments.subject is not None and subjects.is_made:
         print(
-            f"nothing is about {arguments.subject!r} here; of a service's users only hashes are kept: it erases them "
-            "by name, with POST /v1/admin/erase",
+            "this is the buffer alone; what else the service has about a person, such as reviews, goes with its "
+            "POST /v1/admin/erase, also when it is started later",
             file=sys.stderr,
         )
-        return 1
-    return 0
+    return 1 if arguments.subject is not None and not removed else 0
 
 
 @contextmanager

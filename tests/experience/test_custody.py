@@ -212,7 +212,7 @@ def test_a_mistake_is_one_line(work: str, tmp_path: Path, capsys: pytest.Capture
 
 def test_other_mistakes_are_one_line_too(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv, message in [
-        (["erase", str(directory)], "erase: say whose with --subject KEY, or of what age with --older-than-days N"),
+        (["erase", str(directory)], "erase: say whose with --subject NAME, or of what age with --older-than-days N"),
         (["dump", str(directory), "--output", "all.csv"], "--output: all.csv must end in .jsonl or .parquet"),
         (["rebuild", str(directory), "--set", "index=hnws"], "index: no index 'hnws'; did you mean 'hnsw'?"),
     ]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from share.kernel.__main__ import main
 from share.kernel.contracts.task import Prompt
 from share.kernel.errors import ConfigError
 from share.kernel.serving.subjects import Subjects, unkeyed
@@ -136,3 +138,27 @@ def test_a_sweep_leaves_no_name_of_a_review_that_is_settled(
     parts.engine.sweep()
     assert b"of-jane" not in (tmp_path / "evidence.json").read_bytes()
     assert parts.engine.get_statistics().troubles.get("not_swept") is None
+
+
+def test_who_is_on_call_erases_by_name_from_the_buffer_of_a_service_that_does_not_run(
+    make: Maker, tmp_path: Path, questions: list[Prompt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = make(tmp_path)
+    parts.ask(questions[0], "hers", subject="jane")
+    own = parts.buffer.get("hers")
+    assert own is not None
+    parts.buffer.add(replace(own, id="hers-of-old", subject=unkeyed("jane")))
+    parts.ask(questions[1], "his", subject="john")
+    parts.engine.close()
+    erase = ["buffer", "erase", str(tmp_path / "buffer"), "--subject"]
+    assert main([*erase, "jane", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["removed"] == 2
+    assert "this is the buffer alone" in err
+    assert main([*erase, "jane"]) == 1
+    assert "nothing is about 'jane' here" in capsys.readouterr().err
+    again = make(tmp_path)
+    assert [each.id for each in again.buffer] == ["his"]
+    assert len(again.engine.lease_reviews("anna", 9)) == 1, "what has left the buffer is passed over"
+    assert again.engine.erase("jane", actor="admin") == 0
+    assert again.engine.get_statistics().reviews["audit"] == 1, "and the rest goes by name later"

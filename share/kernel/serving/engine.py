@@ -42,7 +42,7 @@ from share.kernel.serving.remembering import Remembering
 from share.kernel.serving.review_item import ReviewItem, ReviewOutcome
 from share.kernel.serving.reviews import Reviews
 from share.kernel.serving.statistics import MemoryStatistics, Statistics
-from share.kernel.serving.subjects import Subjects
+from share.kernel.serving.subjects import SECRET, Subjects
 from share.kernel.serving.troubles import Troubles
 from share.kernel.serving.update_task import RESTORE, UpdateResult
 from share.kernel.serving.updates import Updates
@@ -84,7 +84,7 @@ class InferenceEngine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._subjects = Subjects(directory / "subjects.key")
+        self._subjects = Subjects(directory / SECRET)
         self._config = config
         self._batcher = batcher
         self._buffer = buffer

@@ -16,6 +16,9 @@ from pathlib import Path
 from share.kernel.errors import ConfigError
 from share.kernel.files import write_atomically
 
+SECRET = "subjects.key"
+"""The file in the directory of a service; its buffer is beside it."""
+
 SECRET_BYTES = 32
 _KEY_BYTES = 16
 
@@ -27,6 +30,11 @@ class Subjects:
         self._path = path
         self._lock = threading.Lock()
         self._secret = self._read()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is a secret yet."""
+        return self._secret is not None
 
     def key(self, subject: str) -> str:
         """The key under which a subject is recorded, 32 hexadecimal digits. Raises OSError as `secret`."""
@@ -77,4 +85,4 @@ def _keyed(subject: str, secret: bytes) -> str:
     return hashlib.blake2b(subject.encode(), digest_size=_KEY_BYTES, key=secret).hexdigest()
 
 
-__all__ = ["SECRET_BYTES", "Subjects", "unkeyed"]
+__all__ = ["SECRET", "SECRET_BYTES", "Subjects", "unkeyed"]
