@@ -9,13 +9,14 @@ import struct
 import threading
 import zlib
 from collections import Counter
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from share.kernel.media.image import encode_image
 from share.kernel.registry import Registry
-from tests.online.running import Service, question
+from tests.online.running import Service, question, start
 
 
 def ask(service: Service, url: str, **more: object) -> tuple[int, str]:
@@ -155,6 +156,31 @@ def test_overload_turns_away_and_answers_the_rest(service: Service, registry: Re
     assert set(counts) == {200, 429}
     assert counts[200] >= 8
     assert service.call("GET", "/health/ready").status == 200
+
+
+def test_a_service_that_lets_many_wait_asks_its_memory_while_they_do(tmp_path: Path, registry: Registry) -> None:
+    running = start(tmp_path, "batching.rows_max=1", "admission.requests_max=60")
+    try:
+        running.make_keys()
+        messages, _ = question(registry)
+        body = {"model": "pixelis", "messages": messages}
+        statuses: list[int] = []
+
+        def one() -> None:
+            statuses.append(running.call("POST", "/v1/chat/completions", body, key=running.keys["client"]).status)
+
+        while b"recorded_experiences_total 0.0" in running.call("GET", "/metrics", key=running.keys["viewer"]).body:
+            one()
+        threads = [threading.Thread(target=one) for _ in range(24)]  # 23 wait, more than the 8 of a default
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {200}
+        text = running.call("GET", "/metrics", key=running.keys["viewer"]).body.decode()
+        assert 'trouble="policy_only:busy"' not in text
+    finally:
+        assert running.stop() == 0, running.said
 
 
 def test_a_key_that_calls_too_often_is_429_and_others_are_not(service: Service) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from share.kernel.errors import MediaError, ServiceFull, TooManyRequests
 from share.kernel.media.image import encode_image
-from share.kernel.serving.admission import Places, TokenBuckets, decode_image
+from share.kernel.serving.admission import Places, TokenBuckets, decode_image, waiting_room
 
 
 class Clock:
@@ -132,3 +132,11 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
 def test_what_is_no_image_is_refused_with_its_name(url: str, problem: str) -> None:
     with pytest.raises(MediaError, match=f"^image 2: .*{problem}"):
         decode_image(url, "image 2")
+
+
+@pytest.mark.parametrize(
+    ("rows_max", "requests_max", "room"),
+    [(32, None, 16), (4, None, 8), (32, 200, 168), (32, 33, 8), (32, 12, 8), (32, 3, 3), (1, 60, 59), (1, 1, 1)],
+)
+def test_as_many_may_wait_as_are_let_in_and_not_answered(rows_max: int, requests_max: int | None, room: int) -> None:
+    assert waiting_room(rows_max, requests_max) == room

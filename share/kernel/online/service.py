@@ -46,6 +46,7 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
             operations=config.operations,
             voter=config.voter,
             batching=config.batching,
+            waiting_max=waiting_room(config.batching.rows_max, config.admission.requests_max),
             update=None if config.read_only else config.update,
             transport=config.transport,
             seed=run.seed,

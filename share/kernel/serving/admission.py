@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BUCKETS_MAX = 20_000
 """Clients whose rate is remembered; one that is forgotten had a full bucket."""
 
+ROOM_MIN = 8
+"""Requests that may wait at least, unless no more are let in: enough that nobody is idle."""
+
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 
 
@@ -143,9 +146,12 @@ class Places:
             self.num_taken -= 1
 
 
-def waiting_room(rows_max: int) -> int:
-    """Requests that may wait where so many are answered together, and nobody waits longer than an answer takes."""
-    return max(8, rows_max // 2)
+def waiting_room(rows_max: int, requests_max: int | None = None) -> int:
+    """Requests that may wait where so many are answered together: of `requests_max` under way those that are left, but
+    a few always wait for a moment; where nothing bounds them so many that nobody waits longer than an answer takes."""
+    if requests_max is None:
+        return max(ROOM_MIN, rows_max // 2)
+    return min(requests_max, max(ROOM_MIN, requests_max - rows_max))
 
 
 def decode_image(url: str, name: str, *, pixels_max: int = PIXELS_MAX) -> Pixels:
@@ -172,4 +178,13 @@ def decode_image(url: str, name: str, *, pixels_max: int = PIXELS_MAX) -> Pixels
         raise MediaError(f"{name}: {str(error).removeprefix('image: ')}") from error
 
 
-__all__ = ["BUCKETS_MAX", "AdmissionConfig", "Place", "Places", "TokenBuckets", "decode_image", "waiting_room"]
+__all__ = [
+    "BUCKETS_MAX",
+    "ROOM_MIN",
+    "AdmissionConfig",
+    "Place",
+    "Places",
+    "TokenBuckets",
+    "decode_image",
+    "waiting_room",
+]

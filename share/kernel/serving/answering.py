@@ -17,7 +17,6 @@ from share.kernel.data.checkers import canonical
 from share.kernel.errors import EngineClosed, ExperienceRefused, PixelisError
 from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.experience.latency import SIZE, Latencies
-from share.kernel.serving.admission import waiting_room
 from share.kernel.serving.batching import Asked, Batcher, Prediction
 from share.kernel.serving.consultation import Consultant, Consultation, Question
 from share.kernel.serving.engine_config import EngineConfig
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from share.kernel.contracts.experience import Vector
 
 UPDATES_UNTIL, MEMORY_UNTIL = 0.5, 0.8
-"""What is given up under load, in this order, each above that part of what may wait (`load_of`): answers are not
+"""What is given up under load, in this order, each above that part of what may wait (`Batcher.load`): answers are not
 learned from; no experience is asked; and last, at 1, the service lets nobody in."""
 
 UNKNOWN = "(unknown)"
@@ -135,7 +134,7 @@ class Answering:
             told(Consultation(None, problem="embedding", detail=problem))
         elif not len(self._buffer):
             told(Consultation(None))
-        elif load_of(self._batcher) > MEMORY_UNTIL:
+        elif self._batcher.load > MEMORY_UNTIL:
             told(Consultation(None, problem="busy", detail="too many requests wait"))
         else:
             confidence = self._evidence.calibrated("frozen", prediction.confidence)
@@ -252,12 +251,6 @@ def operations_called(trajectory: Trajectory, known: Collection[str]) -> list[st
     return [UNKNOWN if action.operation not in known else str(action.operation) for action in trajectory.operations]
 
 
-def load_of(batcher: Batcher) -> float:
-    """How many wait, as a part of those that may: by the batcher's queue, or before that by the service's places."""
-    config = batcher.config
-    return batcher.num_waiting / min(config.queue_max, waiting_room(config.rows_max))
-
-
 def _ran(prediction: Prediction) -> Expert:
     return "frozen" if prediction.policy_version == FROZEN else "adapted"
 
@@ -267,4 +260,4 @@ def _quantiles(latencies: Latencies) -> Quantiles:
     return Quantiles(latencies.count, p50, p95, p99)
 
 
-__all__ = ["MEMORY_UNTIL", "STEPS", "UNKNOWN", "UPDATES_UNTIL", "Answering", "load_of", "operations_called"]
+__all__ = ["MEMORY_UNTIL", "STEPS", "UNKNOWN", "UPDATES_UNTIL", "Answering", "operations_called"]

@@ -25,6 +25,7 @@ from share.kernel.errors import DeadlineExceeded, EngineClosed, RequestDropped, 
 from share.kernel.policy.conversation import Conversation, copy_scene
 from share.kernel.policy.rollout import Flight, RolloutConfig, open_flight, open_prompt
 from share.kernel.policy.sampling import Draws, RolloutKey, row_key
+from share.kernel.serving.admission import waiting_room
 from share.kernel.serving.answers import AnswerWatch
 
 if TYPE_CHECKING:
@@ -137,16 +138,26 @@ class _Aloft:
 class Batcher:
     """Answers requests with the served policies, many at a time. Thread-safe; `close` ends its threads.
 
+    `waiting_max` says how many wait at most where fewer are let in than `queue_max` would; None leaves it at the places
+    of a service with no other limit. Nobody is turned away by it: `load` is measured against it.
+
     Callbacks of its futures and listeners are called from the thread that decodes, so they return at once.
     """
 
     def __init__(
-        self, served: ServedPolicies, operator: Operator, config: BatchingConfig, logger: StructuredLogger
+        self,
+        served: ServedPolicies,
+        operator: Operator,
+        config: BatchingConfig,
+        logger: StructuredLogger,
+        *,
+        waiting_max: int | None = None,
     ) -> None:
         self.served = served
         self.operator = operator
         self.config = config
         self.logger = logger
+        self._waiting_max = min(config.queue_max, waiting_max or waiting_room(config.rows_max))
         self._schemas = operator.schemas()
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
@@ -195,6 +206,11 @@ class Batcher:
     def num_waiting(self) -> int:
         """Requests that have not begun, without those in the background."""
         return len(self._waiting)
+
+    @property
+    def load(self) -> float:
+        """How many wait, as a part of those that may: by the queue, or before that by the places of the service."""
+        return len(self._waiting) / self._waiting_max
 
     @property
     def num_running(self) -> int:

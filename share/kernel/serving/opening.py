@@ -39,11 +39,13 @@ def open_engine(
     operations: Sequence[Choice],
     voter: Choice,
     batching: BatchingConfig,
+    waiting_max: int,
     update: UpdateConfig | None,
     transport: TransportConfig,
     seed: int,
 ) -> InferenceEngine:
-    """An engine that answers; `update` None starts no worker, and nothing is learned.
+    """An engine that answers; `update` None starts no worker, and nothing is learned. As many as `waiting_max` requests
+    wait at most, which the load is measured against.
 
     Raises PixelisError: what is wrong with the policy, a plugin, the buffer, the review queue, or that another engine
     uses the directory.
@@ -63,7 +65,7 @@ def open_engine(
         opened.callback(buffer.close)
         operator = load_operator(registry, operations, fit=frozen.fit)
         chosen: Voter = registry.build(voter)
-        batcher = Batcher(served, operator, batching, logger)
+        batcher = Batcher(served, operator, batching, logger, waiting_max=waiting_max)
         opened.callback(batcher.close)
         worker = directory / "worker"
         supervisor = None

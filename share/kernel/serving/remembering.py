@@ -17,7 +17,7 @@ from share.kernel.adaptation.review import ReviewQueue
 from share.kernel.contracts.serving import Request
 from share.kernel.errors import BufferProblem, PixelisError, ReviewProblem, UnknownTrace
 from share.kernel.experience.buffer import ExperienceBuffer
-from share.kernel.serving.answering import UPDATES_UNTIL, load_of
+from share.kernel.serving.answering import UPDATES_UNTIL
 from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.batching import Asked, Batcher, Prediction
 from share.kernel.serving.behind import Behind
@@ -202,12 +202,7 @@ class Remembering:
         """What the memory agrees on may be learned from, if the gate lets it; what nobody else says may not: to learn
         one's own answers makes surer, not better."""
         request, votes = answered.request, answered.consultation.votes
-        if (
-            votes is None
-            or not supporters(votes)
-            or self._updates.state != "on"
-            or load_of(self._batcher) > UPDATES_UNTIL
-        ):
+        if votes is None or not supporters(votes) or self._updates.state != "on" or self._batcher.load > UPDATES_UNTIL:
             return
         try:
             asked = GateRequest(
