@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from share.kernel.adaptation.audit import AuditLog
 from share.kernel.adaptation.gate import Gate, GateConfig, GateRequest
 from share.kernel.config import Choice
+from share.kernel.contracts.experience import Status
 from share.kernel.contracts.kinds import Voter
 from share.kernel.contracts.voting import Vote
 from share.kernel.errors import AuditUnavailable, ConfigError, EngineClosed
@@ -24,7 +26,7 @@ from share.kernel.registry import Registry
 from share.kernel.serving.audit_trail import AuditTrail
 from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.behind import Behind
-from share.kernel.serving.consultation import WAITING_MAX, Consultant, Consultation, Question
+from share.kernel.serving.consultation import THREADS, WAITING_MAX, Consultant, Consultation, Retrieval
 from share.kernel.serving.engine_config import EngineConfig
 from share.kernel.serving.evidence import Audit, Evidence
 from share.kernel.serving.gate_log import LoggedGate, read_gate_log
@@ -32,6 +34,8 @@ from share.kernel.serving.pictures import Pictures
 from share.kernel.serving.troubles import Troubles
 from tests.experience.making import DIMENSION, experience
 
+Consults = Callable[..., Consultant]
+POLICY_VOTE = Vote("policy", "a", 0.5)
 LOGGER = StructuredLogger(None, run_id="", backend="test")
 FROZEN_RIGHT = Audit("frozen", 0.9, 0.9, True, False, False, True, "v000001-00000000", 0.0)
 ADAPTED_RIGHT = Audit("frozen", 0.9, 0.9, False, True, False, True, "v000001-00000000", 0.0)
@@ -124,36 +128,122 @@ def buffer(tmp_path: Path, registry: Registry) -> Iterator[ExperienceBuffer]:
         yield opened
 
 
-def test_a_search_that_hangs_costs_the_limit_and_what_comes_behind_it_is_refused(
-    buffer: ExperienceBuffer, registry: Registry
-) -> None:
-    is_let_go = threading.Event()
+@pytest.fixture
+def consult(buffer: ExperienceBuffer, registry: Registry) -> Iterator[Consults]:
+    """Makes consultants that ask one neighbor, of a buffer that remembers the answer of one client."""
+    made: list[Consultant] = []
 
-    def clock() -> float:
-        is_let_go.wait()
+    def make(**settings: Any) -> Consultant:
+        voter: Voter = registry.build(Choice("voter", "majority"))
+        settings = {"voter": voter, "neighbors": 1, "similarity_min": -1.0, "limit_s": 60.0, **settings}
+        made.append(Consultant(buffer, settings.pop("ballots", Ballots(buffer)), **settings))
+        return made[-1]
+
+    buffer.add(experience(0, metadata={"answer_type": "text", "client": "c"}))
+    yield make
+    for each in made:
+        each.close()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
+    while not is_so():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def begun(consultant: Consultant, trace_id: str = "trace") -> Retrieval:
+    embedding = experience(0).embedding
+    return consultant.retrieve(trace_id, np.zeros_like(embedding), embedding, "text")
+
+
+class HangingClock:
+    """Tells no time until it is let go."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+        self.is_let_go = threading.Event()
+
+    def __call__(self) -> float:
+        self.num_asked += 1
+        self.is_let_go.wait()
         return 0.0
 
-    voter: Voter = registry.build(Choice("voter", "majority"))
-    buffer.add(experience(0, metadata={"answer_type": "text", "client": "c"}))
-    embedding = experience(0).embedding
-    consultant = Consultant(buffer, Ballots(buffer), voter, neighbors=1, similarity_min=-1.0, limit_s=0.05, clock=clock)
+
+def test_a_search_that_hangs_costs_the_limit_and_what_comes_behind_it_is_refused(consult: Consults) -> None:
+    clock = HangingClock()
+    consultant = consult(limit_s=0.05, clock=clock)
     told: list[Consultation] = []
-    question = Question("trace", embedding, Vote("policy", "a", 0.5), "text")
-    for _ in range(WAITING_MAX + 10):
-        consultant.consult(question, told.append)
-    deadline = time.monotonic() + 60.0
-    while len(told) < WAITING_MAX + 10 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    asked = WAITING_MAX + 10
+    for _ in range(asked):
+        consultant.consult(begun(consultant), POLICY_VOTE, told.append)
+    until(lambda: len(told) >= asked)
     reasons = [each.problem for each in told]
     assert set(reasons) == {"timeout", "busy"}
-    assert len(reasons) == WAITING_MAX + 10, "each is told once"
-    is_let_go.set()
+    assert len(reasons) == asked, "each is told once"
+    clock.is_let_go.set()
     told.clear()
-    consultant.consult(question, told.append)
-    while not told and time.monotonic() < deadline:
-        time.sleep(0.01)
+    consultant.consult(begun(consultant), POLICY_VOTE, told.append)
+    until(lambda: bool(told))
     assert told[0].votes is not None
-    consultant.close()
+
+
+def test_a_search_that_was_begun_before_leaves_only_the_vote(buffer: ExperienceBuffer, consult: Consults) -> None:
+    consultant = consult()
+    retrieval = begun(consultant)
+    until(lambda: bool(retrieval.near))
+    buffer.add(experience(1, embedding=experience(0).embedding, metadata={"answer_type": "text", "client": "d"}))
+    told: list[Consultation] = []
+    consultant.consult(retrieval, POLICY_VOTE, told.append)
+    until(lambda: bool(told))
+    assert told[0].voters == (experience(0).id,), "who came later was not there when it was asked"
+
+
+@pytest.mark.parametrize("is_erased", [False, True])
+def test_whoever_is_erased_or_rejected_between_search_and_vote_has_none(
+    buffer: ExperienceBuffer, consult: Consults, is_erased: bool
+) -> None:
+    ballots = Ballots(buffer)
+    consultant = consult(ballots=ballots)
+    retrieval = begun(consultant)
+    until(lambda: bool(retrieval.near) and len(ballots) == 1)
+    if is_erased:
+        buffer.remove([experience(0).id])
+        ballots.forget_all()
+    else:
+        buffer.update_status([experience(0).id], Status.REJECTED)
+        ballots.forget([experience(0).id])
+    told: list[Consultation] = []
+    consultant.consult(retrieval, POLICY_VOTE, told.append)
+    until(lambda: bool(told))
+    assert (told[0].votes, told[0].problem) == (None, None)
+
+
+def test_a_search_that_nobody_asks_for_any_more_is_not_begun(consult: Consults) -> None:
+    clock = HangingClock()
+    consultant = consult(clock=clock)
+    hanging = [begun(consultant) for _ in range(THREADS)]
+    until(lambda: clock.num_asked == THREADS)
+    dropped, asked = begun(consultant), begun(consultant)
+    dropped.drop()
+    told: list[Consultation] = []
+    consultant.consult(asked, POLICY_VOTE, told.append)
+    clock.is_let_go.set()
+    until(lambda: bool(told))
+    assert told[0].votes is not None
+    assert dropped.embedding is None
+    assert all(each.embedding is not None for each in hanging)
+
+
+def test_what_has_no_direction_is_not_searched_for(consult: Consults) -> None:
+    consultant = consult()
+    embedding = experience(0).embedding
+    retrieval = consultant.retrieve("trace", embedding, np.zeros_like(embedding), "text")
+    told: list[Consultation] = []
+    consultant.consult(retrieval, POLICY_VOTE, told.append)
+    until(lambda: bool(told))
+    assert (told[0].votes, told[0].problem) == (None, "embedding")
+    assert "text has length 0" in told[0].detail
 
 
 def test_pictures_are_bounded_and_a_flood_of_answers_leaves_those_that_wait(tmp_path: Path) -> None:

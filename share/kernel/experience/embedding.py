@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -28,10 +30,10 @@ def hybrid_embedding(visual_D: ArrayLike, text_D: ArrayLike, visual_weight: floa
 
 
 def _unit(vector_D: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    length = float(np.linalg.norm(vector_D))
-    if not np.isfinite(length) or length < 1e-12:
+    length = math.sqrt(vector_D @ vector_D)  # as np.linalg.norm has it, in a fraction of the time
+    if not 1e-12 <= length < math.inf:
         raise ExperienceRefused(f"embedding: {name} has length {length:g}, so it has no direction")
-    return np.asarray(vector_D / length)
+    return vector_D / length
 
 
 __all__ = ["hybrid_embedding"]

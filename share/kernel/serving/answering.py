@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from share.kernel.errors import EngineClosed, ExperienceRefused, PixelisError
 from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.experience.latency import SIZE, Latencies
 from share.kernel.serving.batching import Asked, Batcher, Prediction
-from share.kernel.serving.consultation import Consultant, Consultation, Question
+from share.kernel.serving.consultation import Consultant, Consultation, Retrieval
 from share.kernel.serving.engine_config import EngineConfig
 from share.kernel.serving.evidence import EXPERTS, Evidence
 from share.kernel.serving.in_flight import InFlight
@@ -40,6 +41,17 @@ UNKNOWN = "(unknown)"
 must become neither a figure nor a label."""
 
 STEPS = ("queue", "predict", "consult", "total")
+
+
+@dataclass(slots=True, eq=False)
+class _Asking:
+    """A request on its way. `begun` is on the clock of `time.monotonic`; `retrieval` began when it was read, if one
+    was to."""
+
+    request: Request
+    begun: float
+    answer: Future[Reply]
+    retrieval: Retrieval | None = None
 
 
 class Answering:
@@ -86,12 +98,18 @@ class Answering:
         if not self._in_flight.enter():
             answer.set_exception(EngineClosed("no more requests are taken: the engine is ending"))
             return answer
+        asking = _Asking(request, begun, answer)
         try:
-            predicted = self._batcher.submit(request, expert=cast(Asked, self._evidence.policy), listener=listener)
+            predicted = self._batcher.submit(
+                request,
+                expert=cast(Asked, self._evidence.policy),
+                listener=listener,
+                seen=lambda visual, text: self._seen(asking, visual, text),
+            )
         except PixelisError as error:
             self._fail(answer, error)
             return answer
-        predicted.add_done_callback(lambda done: self._predicted(request, begun, done, answer))
+        predicted.add_done_callback(lambda done: self._predicted(asking, done))
         return answer
 
     @property
@@ -118,61 +136,57 @@ class Answering:
             latency={step: _quantiles(each) for step, each in self._latencies.items()},
         )
 
-    def _predicted(self, request: Request, begun: float, done: Future[Prediction], answer: Future[Reply]) -> None:
-        """In the batcher's thread, so that it returns at once."""
-        error = done.exception()
+    def _seen(self, asking: _Asking, visual: Vector, text: Vector) -> None:
+        """In the batcher's thread, so that it returns at once: the search runs while the policy writes."""
+        if len(self._buffer) and self._batcher.load <= MEMORY_UNTIL:
+            asking.retrieval = self._retrieved(asking.request, visual, text)
+
+    def _predicted(self, asking: _Asking, done: Future[Prediction]) -> None:
+        """In the batcher's thread too."""
+        error, retrieval = done.exception(), asking.retrieval
         if error is not None:
-            self._fail(answer, error)
+            if retrieval is not None:
+                retrieval.drop()
+            self._fail(asking.answer, error)
             return
         prediction = done.result()
-        embedding, problem = self._embedding(prediction)
 
         def told(consultation: Consultation) -> None:
-            self._respond(request, begun, prediction, embedding, consultation, answer)
+            self._respond(asking, prediction, consultation)
 
-        if embedding is None:
-            told(Consultation(None, problem="embedding", detail=problem))
-        elif not len(self._buffer):
+        if not len(self._buffer):
             told(Consultation(None))
         elif self._batcher.load > MEMORY_UNTIL:
             told(Consultation(None, problem="busy", detail="too many requests wait"))
         else:
+            if retrieval is None:  # when it was read too many waited, or nothing was remembered
+                visual, text = prediction.visual_embedding, prediction.text_embedding
+                retrieval = asking.retrieval = self._retrieved(asking.request, visual, text)
             confidence = self._evidence.calibrated("frozen", prediction.confidence)
             audited, right = self._evidence.record_of(_ran(prediction))
             vote = Vote(POLICY, prediction.answer, confidence, retrieval_count=audited, success_count=right)
-            self._consultant.consult(Question(request.trace_id, embedding, vote, request.answer_type), told)
+            self._consultant.consult(retrieval, vote, told)
 
-    def _respond(
-        self,
-        request: Request,
-        begun: float,
-        prediction: Prediction,
-        embedding: Vector | None,
-        consultation: Consultation,
-        answer: Future[Reply],
-    ) -> None:
+    def _retrieved(self, request: Request, visual: Vector, text: Vector) -> Retrieval:
+        return self._consultant.retrieve(request.trace_id, visual, text, request.answer_type)
+
+    def _respond(self, asking: _Asking, prediction: Prediction, consultation: Consultation) -> None:
         """Arbitrate, and tell the client; then what is to be done behind the answer."""
         try:
-            answered = self._arbitrated(request, begun, prediction, embedding, consultation)
+            answered = self._arbitrated(asking, prediction, consultation)
         except BaseException as error:  # whatever it is, a client waits to be told
-            self._fail(answer, error)
+            self._fail(asking.answer, error)
             raise
         self._count(answered)
-        answer.set_result(answered.reply)
+        asking.answer.set_result(answered.reply)
         try:
-            if not request.read_only:
+            if not asking.request.read_only:
                 self._follow(answered)
         finally:
             self._in_flight.leave()
 
-    def _arbitrated(
-        self,
-        request: Request,
-        begun: float,
-        prediction: Prediction,
-        embedding: Vector | None,
-        consultation: Consultation,
-    ) -> Answered:
+    def _arbitrated(self, asking: _Asking, prediction: Prediction, consultation: Consultation) -> Answered:
+        request, begun = asking.request, asking.begun
         votes, live = consultation.votes, self._releases.live
         ran = _ran(prediction)
         are_one = live == FROZEN and ran == "frozen"
@@ -206,7 +220,7 @@ class Answering:
         return Answered(
             request=request,
             reply=reply,
-            embedding=embedding,
+            embedding=self._embedding(asking, prediction),
             consultation=consultation,
             answers=answers,
             confidence=confidence,
@@ -216,14 +230,15 @@ class Answering:
             at=self._clock(),
         )
 
-    def _embedding(self, prediction: Prediction) -> tuple[Vector | None, str]:
-        """What was seen and asked, or of a request without images what was asked; or why there is none."""
-        if not prediction.visual_embedding.any():
-            return prediction.text_embedding, ""
+    def _embedding(self, asking: _Asking, prediction: Prediction) -> Vector | None:
+        """As the search has made it, or made now; None where it is refused."""
+        retrieval = asking.retrieval
+        if retrieval is not None and retrieval.embedding is not None:
+            return retrieval.embedding
         try:
-            return self._buffer.embedding(prediction.visual_embedding, prediction.text_embedding), ""
-        except ExperienceRefused as error:
-            return None, str(error)
+            return self._consultant.embedding(prediction.visual_embedding, prediction.text_embedding)
+        except ExperienceRefused:
+            return None
 
     def _fail(self, answer: Future[Reply], error: BaseException) -> None:
         self._counts["failed"] += 1

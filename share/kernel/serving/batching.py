@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -119,6 +120,7 @@ class _Waiting:
     watch: AnswerWatch
     opening: Future[_Opened]
     submitted: float
+    seen: Callable[[Vector, Vector], None] | None
     future: Future[Prediction] = field(default_factory=Future)
     waited: int = 0
     begun: float = 0.0
@@ -180,12 +182,14 @@ class Batcher:
         expert: Asked = "adapted",
         listener: Listener | None = None,
         background: bool = False,
+        seen: Callable[[Vector, Vector], None] | None = None,
     ) -> Future[Prediction]:
         """Ask for an answer. Raises ServiceFull, with an estimate of when to ask again, or EngineClosed.
 
         The future raises DeadlineExceeded when the request had not begun by its deadline, RequestDropped when its
         listener was gone (or it was cancelled: before it begins, at once), or what the policy raised. In the background
-        a request begins only when no other waits, and gets what time the others leave, an eighth at least.
+        a request begins only when no other waits, and gets what time the others leave, an eighth at least. `seen` is
+        called as listeners are, with the visual and the text embedding as soon as they are known; it must not raise.
         """
         chat = self.served.frozen().policy.chat
         with self._changed:
@@ -197,7 +201,8 @@ class Batcher:
                     f"{len(queue)} requests wait, as many as queue_max allows", max(0.1, self._drain_s(len(queue)))
                 )
             opening = self._openers.submit(self._open, request)
-            waiting = _Waiting(request, expert, background, AnswerWatch(chat, listener), opening, time.monotonic())
+            watch = AnswerWatch(chat, listener)
+            waiting = _Waiting(request, expert, background, watch, opening, time.monotonic(), seen)
             queue.append(waiting)
         opening.add_done_callback(lambda _: self._wake())
         return waiting.future
@@ -337,8 +342,10 @@ class Batcher:
             try:
                 aloft.flight.join(list(conversations))
                 for waiting in together:
-                    waiting.begun = begun
-                    waiting.visual_embedding = self._visual_embedding(waiting.opening.result(), aloft)
+                    opened, waiting.begun = waiting.opening.result(), begun
+                    waiting.visual_embedding = self._visual_embedding(opened, aloft)
+                    if waiting.seen is not None:
+                        waiting.seen(waiting.visual_embedding, opened.text_embedding)
             except Exception as error:
                 self._crash(aloft, error)
 
