@@ -79,3 +79,102 @@ def test_a_service_that_is_stopped_logs_no_error_for_whom_it_turns_away() -> Non
     stopping, broken = EngineClosed("the service is stopping"), AuditUnavailable("audit.log: cannot be written")
     assert [status_of(error)[0] for error in (stopping, broken)] == [503, 503]
     assert [is_as_it_should_be(error) for error in (stopping, broken)] == [True, False]
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+TEXT = {"type": "text", "text": "What is it?"}
+
+
+def with_content(content: object, **more: object) -> dict[str, object]:
+    return {"model": "pixelis", "messages": [{"role": "user", "content": content}], **more}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"model": "gpt-5", "messages": []}, "model", "model: must be 'pixelis'"),
+        ({"model": "pixelis"}, "messages", "messages: is needed"),
+        ({"model": "pixelis", "messages": []}, "messages", "messages: must have at least 1 item, not 0"),
+        (
+            with_content(None),
+            "messages.0.content",
+            "messages.0.content: must be a valid string or must be",
+        ),
+        (with_content([TEXT, "x"]), "messages.0.content.1", "messages.0.content.1: must be a JSON object"),
+        (
+            with_content([{"type": "image_url", "image_url": "data:image/png;base64,AAAA"}, TEXT]),
+            "messages.0.content.0.image_url",
+            "messages.0.content.0.image_url: must be a JSON object",
+        ),
+        (
+            with_content([{"type": "input_image"}, TEXT]),
+            "messages.0.content.0",
+            "messages.0.content.0: is of type 'input_image'; its type must be 'text', 'image_url'",
+        ),
+        (with_content([{"text": "x"}]), "messages.0.content.0", "messages.0.content.0: needs a type"),
+        (
+            with_content([{"type": "text", "txt": "x"}]),
+            "messages.0.content.0.text",
+            "messages.0.content.0.text: is needed",
+        ),
+        (with_content("a\ud800b"), "messages.0.content", "messages.0.content: has half a character in it"),
+        (
+            with_content([{"type": "text", "text": "\udfff"}]),
+            "messages.0.content.0.text",
+            "messages.0.content.0.text: has half a character in it",
+        ),
+        (with_content("x", user="\ud800"), "user", "user: has half a character in it"),
+        (with_content([IMAGE]), None, "messages: there is no question in them; put it in text beside the images"),
+        (with_content("x", pixelis={"is_video": True}), None, "pixelis.is_video: there are no images; send the frames"),
+        (
+            with_content("x", pixelis={"readonly": True}),
+            "pixelis.readonly",
+            "pixelis.readonly: is not supported",
+        ),
+        (with_content("x", pixelis=3), "pixelis", "pixelis: must be a JSON object"),
+        (with_content("x", n=2), "n", "n: must be 1"),
+        (
+            {"model": "pixelis", "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
+            "messages.1.role",
+            "messages.1.role: assistant: earlier turns are not taken; put what they said into the message of the user",
+        ),
+        (
+            with_content([IMAGE, TEXT]),
+            "messages.0.content.0.image_url",
+            "messages.0.content.0.image_url: not a PNG",
+        ),
+        (b'{"model": "pixelis",}', None, "the body is not JSON: "),
+        (b"[" * 100_000, None, "the body is not JSON in UTF-8, or nested too deeply"),
+    ],
+)
+def test_a_wrong_question_is_told_where_it_is_wrong_and_what_is_right(
+    service: Service, body: object, param: str | None, message: str
+) -> None:
+    answer = service.call("POST", "/v1/chat/completions", body, key=service.keys["client"])
+    error = answer.json["error"]
+    assert (answer.status, error["param"]) == (422, param), error
+    assert error["message"].startswith(message), error
+
+
+def test_the_id_of_a_completion_is_told_from_that_of_its_answer(service: Service) -> None:
+    said = {"trace_id": "chatcmpl-" + "a" * 32, "correct": True}
+    answer = service.call("POST", "/v1/feedback", said, key=service.keys["client"])
+    assert answer.status == 422
+    assert answer.json["error"]["message"].startswith("trace_id: is that of a completion; send its pixelis.trace_id")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("GET", "/docs", 404, "/docs: there is no such route; GET /openapi.json lists all of them"),
+        ("POST", "/chat/completions", 404, "/chat/completions: there is no such route"),
+        ("GET", "/v1/chat/completions", 405, "/v1/chat/completions: it takes POST, not GET"),
+        ("GET", "/v1/models/gpt-5", 422, "model: must be 'pixelis'"),
+    ],
+)
+def test_a_wrong_route_is_told_where_all_of_them_are(
+    service: Service, method: str, path: str, status: int, message: str
+) -> None:
+    answer = service.call(method, path, key=service.keys["client"])
+    assert answer.status == status
+    assert answer.json["error"]["message"].startswith(message), answer.body

@@ -116,11 +116,11 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("http://169.254.169.254/latest", "http URL is not fetched"),
-        ("https://example.com/a.png", "https URL is not fetched"),
-        ("file:///etc/passwd", "file URL is not fetched"),
-        ("/etc/passwd", "no URL is not fetched"),
-        ("", "no URL is not fetched"),
+        ("http://169.254.169.254/latest", "http: is not fetched"),
+        ("https://example.com/a.png", "https: is not fetched; send the image itself"),
+        ("file:///etc/passwd", "file: is not fetched"),
+        ("/etc/passwd", "what is no URL is not fetched; send the image itself"),
+        ("", "what is no URL is not fetched; send the image itself"),
         ("data:text/html;base64,PGI+", "must begin with"),
         ("data:image/png,abc", "must begin with"),
         ("data:image/png;base64,!!!", "base64 is broken"),

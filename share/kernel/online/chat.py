@@ -23,6 +23,7 @@ from share.kernel.online.access import Guarded, allow, key_of, place_of
 from share.kernel.online.door import Door, door_of
 from share.kernel.online.refusals import ErrorReply, Refusal, status_of, told
 from share.kernel.online.wire import (
+    ID_PREFIX,
     AnswerMessage,
     ChatChunk,
     ChatCompletion,
@@ -225,7 +226,7 @@ def _completion(reply: Reply) -> ChatCompletion:
 
 
 def _id_of(trace_id: str) -> str:
-    return f"chatcmpl-{trace_id}"
+    return f"{ID_PREFIX}{trace_id}"
 
 
 __all__ = ["CLIENT_GONE", "PATH", "complete", "router"]

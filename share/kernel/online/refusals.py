@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import traceback
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -34,6 +37,7 @@ from share.kernel.errors import (
     VersionConflict,
 )
 from share.kernel.online.door import door_of
+from share.kernel.online.wire import HALF_A_CHARACTER
 
 RETRY_AFTER_S = 1
 """What is said where nothing better is known."""
@@ -59,6 +63,7 @@ _STATUSES: dict[type[PixelisError], tuple[int, str]] = {
     EngineClosed: (503, "stopping"),
 }
 _INTERNAL = "something went wrong here; the log of the service says what"
+_SHOULD = re.compile(r"^(Input|List|String|Value) should ")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -120,7 +125,10 @@ def answer_errors(app: FastAPI) -> None:
         if isinstance(error, PolicyError):  # its message names files of this machine
             door_of(request).logger.warn("question_refused", str(error))
             message = "the policy cannot be asked this: a question must not contain its control tokens"
-        return _response(status, told(status, message, code), getattr(error, "retry_after_s", RETRY_AFTER_S))
+        param = (
+            message.partition(": ")[0] if isinstance(error, MediaError) and message.startswith("messages.") else None
+        )
+        return _response(status, told(status, message, code, param), getattr(error, "retry_after_s", RETRY_AFTER_S))
 
     @app.exception_handler(AnyHTTPException)
     async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
@@ -129,22 +137,19 @@ def answer_errors(app: FastAPI) -> None:
         )
         param = error.param if isinstance(error, Refusal) else None
         if error.status_code == 400:  # FastAPI's, for a body that is no text; broken JSON in it is 422 too
-            return _response(422, told(422, "the body is not JSON in UTF-8", "invalid_value"))
-        response = _response(error.status_code, told(error.status_code, str(error.detail), code, param))
+            return _response(422, told(422, "the body is not JSON in UTF-8, or nested too deeply", "invalid_value"))
+        message = str(error.detail)
+        if not isinstance(error, Refusal) and error.status_code in (404, 405):
+            takes = (error.headers or {}).get("Allow")
+            problem = f"it takes {takes}, not {request.method[:20]}" if takes else "there is no such route"
+            message = f"{request.url.path[:80]}: {problem}; GET /openapi.json lists all of them"
+        response = _response(error.status_code, told(error.status_code, message, code, param))
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = str(first["msg"]).removeprefix("Value error, ")
-        if not param and first["type"] == "missing":
-            message = "the body is empty; send a JSON object"
-        elif not param and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
-            message = "the body is no JSON object; send one, as in docs/online.md"
-        if first["type"] == "extra_forbidden":
-            message = "is not supported by this service; leave it out"
+        param, message = mistake_of(error)
         return _response(422, told(422, f"{param}: {message}" if param else message, "invalid_value", _plain(param)))
 
     @app.exception_handler(Exception)
@@ -152,6 +157,59 @@ def answer_errors(app: FastAPI) -> None:
         where = "".join(traceback.format_tb(error.__traceback__))  # without its message: it may hold what a user sent
         door_of(request).logger.error("http_error", type(error).__name__, status=500, traceback=where)
         return _response(500, told(500, _INTERNAL, "internal_error"))
+
+
+def mistake_of(error: RequestValidationError) -> tuple[str, str]:
+    """(path in the body, what is wrong there) of the first mistake, in words that say what to do.
+
+    Of a value that may be one of several things pydantic tells what is wrong with it as each of them: the mistake that
+    lies deepest in it is that of the one that it was meant to be.
+    """
+    found = [(_path_of(each["loc"], error.body), each) for each in error.errors()]
+    first = found[0][0]
+    if first:
+        found = [(path, each) for path, each in found if path[: len(first)] == first]
+    deepest = max((path for path, _ in found), key=len)
+    there = [each for path, each in found if path == deepest]
+    there = [each for each in there if not each["type"].endswith("_type")] or there
+    words = dict.fromkeys(_in_words(each, is_body=not deepest) for each in there)
+    return ".".join(map(str, deepest)), " or ".join(words)
+
+
+def _path_of(place: tuple[int | str, ...], body: object) -> tuple[int | str, ...]:
+    """Where a mistake is, without the names of the kinds of value that pydantic tried on the way."""
+    if place[0] != "body":
+        return place[1:]
+    path: list[int | str] = []
+    for number, key in enumerate(place[1:], start=2):
+        inside = isinstance(body, Mapping) and key in body
+        inside = inside or (isinstance(body, list) and isinstance(key, int) and key < len(body))
+        if inside:
+            body = body[key]  # type: ignore[index]
+        if inside or (isinstance(body, Mapping) and number == len(place)):  # the last may be what is missing
+            path.append(key)
+    return tuple(path)
+
+
+def _in_words(mistake: Mapping[str, Any], *, is_body: bool) -> str:
+    """What is wrong, and what would be right."""
+    kind, message = str(mistake["type"]), str(mistake["msg"])
+    if kind == "json_invalid":
+        return f"the body is not JSON: {mistake['ctx']['error']}, at character {mistake['loc'][-1]}"
+    if kind == "missing":
+        return "the body is empty; send a JSON object" if is_body else "is needed"
+    if kind == "extra_forbidden":
+        return "is not supported by this service; leave it out"
+    if kind == "string_unicode":
+        return HALF_A_CHARACTER
+    if kind == "union_tag_invalid":
+        return f"is of type {str(mistake['ctx']['tag'])[:40]!r}; its type must be {mistake['ctx']['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return "needs a type"
+    if kind in ("model_attributes_type", "model_type", "dict_type"):
+        return "the body is no JSON object; send one" if is_body else "must be a JSON object"
+    message = message.removeprefix("Value error, ").replace(" after validation", "")
+    return _SHOULD.sub("must ", message, count=1)
 
 
 def refused_with(error: PixelisError) -> JSONResponse:
@@ -180,6 +238,7 @@ __all__ = [
     "Refusal",
     "answer_errors",
     "is_as_it_should_be",
+    "mistake_of",
     "refused_with",
     "status_of",
     "told",

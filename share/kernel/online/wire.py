@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from share.kernel.contracts.serving import Expert, Path
 from share.kernel.contracts.trajectory import Action, FinishReason
@@ -20,6 +20,10 @@ MODEL = "pixelis"
 TRACE_ID = r"^[0-9A-Za-z_.:-]{1,40}$"
 """What names an answer and its review."""
 
+ID_PREFIX = "chatcmpl-"
+"""The id of a completion is that of its answer behind this."""
+
+HALF_A_CHARACTER = "has half a character in it, a surrogate without its other half; send text in UTF-8"
 SUBJECT_CHARACTERS_MAX = 200
 SEED_MAX = 2**32 - 1
 
@@ -28,6 +32,18 @@ class Wire(BaseModel):
     """Base of what is read from and written to the wire."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(HALF_A_CHARACTER) from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+"""Text that can be written in UTF-8: JSON's escapes can say half a character."""
 
 
 class ImageUrl(Wire):
@@ -44,7 +60,7 @@ class ImagePart(Wire):
 
 class TextPart(Wire):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
@@ -54,9 +70,16 @@ class Message(Wire):
     """A message. A question is one message of the user; what the system says is put before it."""
 
     role: Literal["system", "developer", "user"]
-    content: str | list[Part]
+    content: Text | list[Part]
     name: str | None = None
     """Accepted and without effect."""
+
+    @field_validator("role", mode="before")
+    @classmethod
+    def _is_of_this_turn(cls, value: object) -> object:
+        if value in ("assistant", "tool", "function"):
+            raise ValueError(f"{value}: earlier turns are not taken; put what they said into the message of the user")
+        return value
 
 
 class StreamOptions(Wire):
@@ -118,7 +141,9 @@ class ChatRequest(Wire):
         if len(asked) != 1 or asked[0] != len(self.messages) - 1:
             raise ValueError("messages: exactly one message of the user is answered, and it is the last")
         if not self.question.strip():
-            raise ValueError("messages: there is no question in them")
+            raise ValueError("messages: there is no question in them; put it in text beside the images")
+        if self.pixelis.is_video and not self.image_urls:
+            raise ValueError("pixelis.is_video: there are no images; send the frames as images, or leave it out")
         return self
 
     @property
@@ -281,6 +306,13 @@ class Feedback(Wire):
     answer: str | None = Field(default=None, max_length=2_000)
     """The right answer, where it is known."""
 
+    @field_validator("trace_id", mode="before")
+    @classmethod
+    def _is_no_completion(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith(ID_PREFIX):
+            raise ValueError(f"is that of a completion; send its pixelis.trace_id, what comes after {ID_PREFIX}")
+        return value
+
 
 class Recorded(Wire):
     trace_id: str
@@ -288,6 +320,8 @@ class Recorded(Wire):
 
 
 __all__ = [
+    "HALF_A_CHARACTER",
+    "ID_PREFIX",
     "MODEL",
     "SEED_MAX",
     "SUBJECT_CHARACTERS_MAX",
@@ -311,6 +345,7 @@ __all__ = [
     "Recorded",
     "Step",
     "StreamOptions",
+    "Text",
     "TextPart",
     "Told",
     "Usage",

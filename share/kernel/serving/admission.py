@@ -162,16 +162,15 @@ def decode_image(url: str, name: str, *, pixels_max: int = PIXELS_MAX) -> Pixels
     """
     begin = _DATA_URL.match(url)
     if begin is None:
-        scheme = url.partition(":")[0][:16] if ":" in url[:17] else "no"
-        raise MediaError(
-            f"{name}: a {scheme} URL is not fetched; send the image itself as data:image/png;base64,…"
-            if scheme != "data"
-            else f"{name}: a data URL must begin with data:image/<type>;base64,"
-        )
+        scheme = url.partition(":")[0][:16] if ":" in url[:17] else ""
+        if scheme.lower() == "data":
+            raise MediaError(f"{name}: a data URL must begin with data:image/<type>;base64,")
+        problem = f"{scheme}: is not fetched" if scheme else "what is no URL is not fetched"
+        raise MediaError(f"{name}: {problem}; send the image itself as data:image/png;base64,…")
     try:
         content = base64.b64decode(url[begin.end() :], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MediaError(f"{name}: its base64 is broken: {error}") from error
+        raise MediaError(f"{name}: its base64 is broken: {error}; send all of it, in one line") from error
     try:
         return load_image(content, pixels_max=pixels_max)
     except MediaError as error:
