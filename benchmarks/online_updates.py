@@ -2,8 +2,8 @@
 
     python -m benchmarks.online_updates [--requests 60] [--rounds 4] [--updates 10] [--cores 1|2]
 
-First the way of one update: a corrected answer is submitted, and timed until it is committed, until its version is
-published and until it serves; by phase as the worker says. Then the same requests are answered one after the other by
+First the way of one update: a corrected answer is submitted, and timed until it is committed and until its version
+serves; by phase as the worker says. Then the same requests are answered one after the other by
 the batcher, in blocks that take turns: without updates, with a worker that learns all the time under SCHED_IDLE, and
 with one under the default scheduling (the baseline); its versions are published and adopted as they come. Prints
 milliseconds by block kind and ratios to no updates; exit code 1 when p99 under SCHED_IDLE is above 1.10 times that
@@ -75,8 +75,8 @@ class Learner:
         )
         self.supervisor.wait_for(lambda status: None not in (status.pid, status.standby_pid), PATIENCE_S)
 
-    def update(self) -> tuple[UpdateResult, float, float, float]:
-        """One update: its result, and the seconds until it was committed, published and served."""
+    def update(self) -> tuple[UpdateResult, float, float]:
+        """One update: its result, and the seconds until it was committed and served."""
         prompt = self._prompts[self._number % len(self._prompts)]
         told: dict[str, JsonValue] = {
             "question": prompt.question,
@@ -90,17 +90,14 @@ class Learner:
         result = UpdateResult.model_validate(self.supervisor.submit(task).result(PATIENCE_S).result)
         times.append(time.perf_counter())
         if result.version is not None:
-            self.store.publish(result.parent, result.version)
+            self.served.publish(result.parent, result.version)
             times.append(time.perf_counter())
-            self.served.adopt(result.version)
             self.store.prune()
-        times.append(time.perf_counter())
-        return result, times[1] - times[0], times[-2] - times[0], times[-1] - times[0]
+        return result, times[1] - times[0], times[-1] - times[0]
 
     def start_over(self) -> None:
         """Serve the shipped policy, so that every block learns as much and is asked the same."""
-        self.store.publish(self.store.live(), FROZEN)
-        self.served.adopt(FROZEN)
+        self.served.publish(self.store.live(), FROZEN)
         self._number += 1
         self.supervisor.submit(Task(f"r{self._number}", RESTORE, {"version": FROZEN})).result(PATIENCE_S)
 
@@ -168,8 +165,7 @@ def time_updates(learner: Learner, number: int) -> None:
     print(f"{len(learned)} of {number} updates gave a version; seconds, medians (worst):")
     for name, values in (
         ("submitted -> committed", [each[1] for each in learned]),
-        ("           -> published", [each[2] for each in learned]),
-        ("           -> served", [each[3] for each in learned]),
+        ("           -> served", [each[2] for each in learned]),
         *((f"  of it {phase}", [each[0].seconds.get(phase, 0.0) for each in learned]) for phase in phases),
     ):
         print(f"  {name:26} {statistics.median(values):7.3f} ({max(values):.3f})")

@@ -217,8 +217,7 @@ def show_publishes(policy: Policy, operator: Operator, load: Load, publishes: in
                 version = store.write(variants[number % NUM_VARIANTS], served.live().version, {"number": number})
                 names[version] = number % NUM_VARIANTS
                 written = time.perf_counter()
-                store.publish(store.live(), version)
-                served.adopt(version)
+                served.publish(store.live(), version)
                 writing.append(written - began)
                 adopting.append(time.perf_counter() - began)
                 held.append(served.num_bytes / 2**20)

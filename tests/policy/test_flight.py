@@ -17,6 +17,7 @@ from share.kernel.policy.conversation import Conversation
 from share.kernel.policy.loading import Policy
 from share.kernel.policy.plain import PlainFlight
 from share.kernel.policy.rollout import Flight, RolloutConfig, RolloutKey, open_flight, open_prompt, rollout, start
+from share.kernel.serving.weights import with_weights
 
 CONFIG = RolloutConfig(group_size=3, turns_max=3, tokens_max=120)
 KEY = RolloutKey(0, 0)
@@ -146,3 +147,26 @@ def test_features_of_images_are_kept_for_a_while_and_not_for_ever(
         flight.image_features(images)
     handle.remove()
     assert len(runs) == 42
+
+
+@torch.no_grad()
+def test_features_are_shared_by_weights_that_see_alike_and_by_no_others(
+    caller: Policy, prompts: list[Prompt], operator_of: OperatorOf, threads: ThreadPoolExecutor
+) -> None:
+    operator, runs = operator_of(caller), []
+    first = open_flight(caller, operator, threads, lambda: None)
+    handle = caller.base.model.visual.register_forward_pre_hook(lambda *_: runs.append(1))
+    parameters = dict(caller.model.named_parameters())
+    speaking, seeing = (
+        with_weights(caller, {name: parameters[name].detach() * 2.0})
+        for name in ("model.language_model.norm.weight", "model.visual.patch_embed.proj.weight")
+    )
+    images = open_prompt(caller, prompts[0], []).images
+    features = first.image_features(images)
+    assert torch.equal(features, open_flight(speaking, operator, threads, lambda: None, first).image_features(images))
+    assert len(runs) == 1, "the tower did not run again"
+    other = open_flight(seeing, operator, threads, lambda: None, first)
+    alone = open_flight(seeing, operator, threads, lambda: None)
+    assert not torch.allclose(features, other.image_features(images), atol=1e-2)
+    assert torch.equal(alone.image_features(images), other.image_features(images))
+    handle.remove()

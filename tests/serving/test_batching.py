@@ -389,6 +389,25 @@ def test_embeddings_are_the_frozen_policys_whoever_answers(
     assert not blind.visual_embedding.any()
 
 
+def test_a_version_knows_the_images_of_the_one_before_unless_it_sees_otherwise(
+    start: Start, served: ServedPolicies, questions: list[Prompt]
+) -> None:
+    batcher, policy, runs = start(), served.frozen().policy, list[int]()
+    handle = policy.base.model.visual.register_forward_pre_hook(lambda *_: runs.append(1))
+    before = result(batcher.submit(request(questions[0], tokens_max=2)))
+    served.adopt(served.store.write(variant(policy, 7), FROZEN, {}))
+    assert len(runs) == 1
+    same = result(batcher.submit(request(questions[0], tokens_max=2)))
+    assert len(runs) == 1, "the version sees as the one before"
+    name = "model.visual.patch_embed.proj.weight"
+    weight = dict(policy.model.named_parameters())[name].detach()
+    served.adopt(served.store.write({name: weight.flip(0)}, FROZEN, {}))
+    seen = result(batcher.submit(request(questions[0])))
+    handle.remove()
+    assert texts(seen.trajectory) == texts(alone(served.live().policy, questions[0]).trajectory)
+    assert len({each.policy_version for each in (before, same, seen)}) == 3
+
+
 def test_a_video_shows_its_first_and_last_frame(start: Start, questions: list[Prompt]) -> None:
     frames = tuple(prompt.images[0] for prompt in questions[:5])
     batcher = start()

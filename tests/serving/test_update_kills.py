@@ -95,4 +95,4 @@ def corrected(name: str, prompt: Prompt) -> Task:
 
 def weights(directory: Path, version: str) -> object:
     manifest: Manifest = VersionStore(directory / "versions").manifest(version)
-    return manifest.tensors
+    return manifest.sha256

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from share.kernel.contracts.task import Prompt
-from share.kernel.errors import UnknownVersion, VersionDamaged
+from share.kernel.errors import UnknownVersion, VersionConflict, VersionDamaged
 from share.kernel.policy.loading import Policy
 from share.kernel.serving.versions import FROZEN, VersionStore
 from share.kernel.serving.weights import VERSIONS_MAX, ServedPolicies, with_weights
@@ -44,6 +44,33 @@ def test_what_is_adopted_answers_and_the_frozen_policy_stays(served: ServedPolic
     assert adapted.backbone is not None
     assert adapted.backbone.head.weight is adapted.backbone.embedding.weight, "tied weights stay tied"
     assert served.num_bytes == sum(tensor.numel() * 4 for tensor in expected.values())
+
+
+def test_what_is_published_serves_and_is_live_in_the_store(served: ServedPolicies) -> None:
+    first, second = (write(served, seed) for seed in range(2))
+    served.publish(FROZEN, first)
+    assert (served.live().version, served.store.live()) == (first, first)
+    with pytest.raises(VersionConflict):
+        served.publish(FROZEN, second)
+    assert (served.live().version, served.store.live()) == (first, first)
+    served.publish(first, second)
+    served.publish(second, first)
+    served.publish(first, FROZEN)
+    assert (served.live().version, served.store.live()) == (FROZEN, FROZEN)
+    assert served.store.published() == [first, second]
+
+
+@pytest.mark.parametrize("is_in_memory", [False, True])
+def test_what_is_damaged_on_disk_is_not_published(served: ServedPolicies, is_in_memory: bool) -> None:
+    version = write(served, 1)
+    if is_in_memory:
+        served.adopt(version)
+        served.adopt(FROZEN)
+    path = served.store.directory / version / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(VersionDamaged):
+        served.publish(FROZEN, version)
+    assert (served.live().version, served.store.live()) == (FROZEN, FROZEN)
 
 
 def test_going_back_takes_the_steps_in_turn_and_ends_at_the_frozen_policy(served: ServedPolicies) -> None:
@@ -101,7 +128,10 @@ def test_what_cannot_be_loaded_whole_changes_nothing(served: ServedPolicies, wha
     before = served.live()
     with pytest.raises((VersionDamaged, UnknownVersion), match=version):
         served.adopt(version)
+    with pytest.raises((VersionDamaged, UnknownVersion), match=version):
+        served.publish(FROZEN, version)
     assert served.live() is before
+    assert served.store.live() == FROZEN
     assert served.previous() == FROZEN
 
 
@@ -136,6 +166,9 @@ def test_only_what_holds_a_change_is_made_anew(starter: Policy) -> None:
     adapted = with_weights(starter, {name: torch.zeros_like(starter.model.get_parameter(name))})
     old, new = starter.model.model, adapted.model.model
     assert new.visual is old.visual
+    assert adapted.backbone is not None
+    assert starter.backbone is not None
+    assert adapted.backbone.tower is starter.backbone.tower, "with what it knows of sizes"
     assert new.language_model.layers[0] is old.language_model.layers[0]
     assert new.language_model.layers[1].self_attn is old.language_model.layers[1].self_attn
     assert new.language_model.layers[1].mlp is not old.language_model.layers[1].mlp

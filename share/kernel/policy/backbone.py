@@ -44,7 +44,7 @@ class Backbone:
         self.width = int(model.config.text_config.hidden_size)
         model.config.text_config._attn_implementation = NAME
         model.config.vision_config._attn_implementation = NAME_IMAGES
-        visual = model.model.visual
+        visual = self.visual = model.model.visual
         if type(visual.patch_embed.proj) is torch.nn.Conv3d:
             visual.patch_embed.proj.__class__ = PatchProjection
         self.tower = Tower(visual) if Tower.fits(visual) else None

@@ -88,7 +88,8 @@ class SharedFlight:
 
     `wake` is called from a thread of `threads` whenever an operation has returned; then observations are read by the
     next step. Without it a step waits for operations, when counts alone say so. Not thread-safe: one thread joins and
-    steps, without gradients.
+    steps, without gradients. `beside` is another flight of the same thread, whose features of images are ours as well
+    when it has the same vision tower.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class SharedFlight:
         operator: Operator,
         threads: ThreadPoolExecutor,
         wake: Callable[[], None] | None = None,
+        beside: SharedFlight | None = None,
     ) -> None:
         assert policy.backbone is not None
         self.policy = policy
@@ -106,7 +108,8 @@ class SharedFlight:
         self.wake = wake
         self.ends = end_ids(policy)
         self.forbidden = forbidden_ids(policy)
-        self.features: dict[bytes, torch.Tensor] = {}
+        sees_alike = beside is not None and beside.backbone.visual is policy.backbone.visual
+        self.features: dict[bytes, torch.Tensor] = beside.features if beside is not None and sees_alike else {}
         self.decoder: Decoder | None = None
         self.is_direct = how_rollouts_run(policy) == "direct"
         self.logits = torch.empty(0)

@@ -159,14 +159,24 @@ class Flight(Protocol):
         ...
 
 
-def open_flight(policy: Policy, operator: Operator, threads: ThreadPoolExecutor, wake: Callable[[], None]) -> Flight:
-    """A flight without rollouts. `threads` run the operations; `wake` is called from them when one has returned."""
+def open_flight(
+    policy: Policy,
+    operator: Operator,
+    threads: ThreadPoolExecutor,
+    wake: Callable[[], None],
+    beside: Flight | None = None,
+) -> Flight:
+    """A flight without rollouts. `threads` run the operations; `wake` is called from them when one has returned.
+
+    The features of images are shared with the flight `beside` where the two see through the same vision tower, which no
+    update may change then.
+    """
     from share.kernel.policy.engine import SharedFlight
     from share.kernel.policy.plain import PlainFlight
 
     if how_rollouts_run(policy) == "plain":
         return PlainFlight(policy, operator, threads)
-    return SharedFlight(policy, operator, threads, wake)
+    return SharedFlight(policy, operator, threads, wake, beside if isinstance(beside, SharedFlight) else None)
 
 
 def how_rollouts_run(policy: Policy) -> Literal["direct", "shared", "plain"]:

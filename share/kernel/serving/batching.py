@@ -334,7 +334,7 @@ class Batcher:
             self._land_outdated()
             aloft = self._aloft.get(key)
             if aloft is None:
-                flight = open_flight(served.policy, self.operator, self._threads, self._wake)
+                flight = open_flight(served.policy, self.operator, self._threads, self._wake, self._frozen_eye)
                 aloft = self._aloft[key] = _Aloft(served, key[1], flight)
             begun = time.monotonic()
             conversations = {self._conversation(waiting): waiting for waiting in together}

@@ -167,12 +167,7 @@ class Releases:
             self._counts["reset"] += 1
             return
         self._trail.append(ENGINE, "publish", version=version, reason="qualified", task_id=task_id)
-        self._store.publish(live, version)
-        try:
-            self._served.adopt(version)
-        except BaseException:
-            self._store.publish(version, live)
-            raise
+        self._served.publish(live, version)
         self._counts["published"] += 1
         try:
             self._store.prune()

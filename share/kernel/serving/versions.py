@@ -1,9 +1,13 @@
 """Versions of a policy's weights on disk, and the pointer to the one that is live.
 
 A version is a directory `v000123-<8 hex digits>` with `weights.safetensors` and `manifest.json`: its parent, what was
-measured of it, and dtype, shape and SHA-256 of every tensor. The digits are those of the manifest's own SHA-256, so
-that a name stands for one content. It is written under a temporary name, synced file by file, renamed, and the parent
-directory synced: a version that has its name is whole, and one that is damaged later is refused whole.
+measured of it, dtype and shape of every tensor, and the SHA-256 of the file of weights. The digits are those of the
+manifest's own SHA-256, so that a name stands for one content. It is written under a temporary name, synced file by
+file, renamed, and the parent directory synced: a version that has its name is whole, and one that is damaged later is
+refused whole.
+
+The weights are read and hashed as one piece: a thread that serves meanwhile waits for the interpreter whenever another
+comes back from a call that had let go of it, some 0.1 ms each time.
 
 `live` holds the name of the version that is served and those published before it; it is replaced atomically, under a
 lock that dies with its holder, only by somebody who knows what it said. `frozen` names the weights that were shipped:
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,11 +26,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from share.kernel.errors import UnknownVersion, VersionConflict, VersionDamaged
@@ -37,20 +41,24 @@ FROZEN = "frozen"
 _NAME = re.compile(r"v(\d{6,})-([0-9a-f]{8})")
 _WEIGHTS, _MANIFEST, _LIVE, _LOCK = "weights.safetensors", "manifest.json", "live", "lock"
 _WRITING, _REMOVING = ".writing-", ".removing-"
+_SIZE_BYTES, _HEADER_BYTES_MAX = 8, 100_000_000
+"""A safetensors file: the length of its header, the header, the tensors. The second is the format's own bound."""
 
 
 class TensorRecord(BaseModel):
-    """What a tensor of a version must be; `sha256` is that of its bytes, in order."""
+    """What a tensor of a version is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dtype: str
     shape: tuple[int, ...]
-    sha256: str
 
 
 class Manifest(BaseModel):
-    """What is known of a version. `parent` is the version that it was learned from, `facts` what qualified it."""
+    """What is known of a version. `parent` is the version that it was learned from, `facts` what qualified it.
+
+    `sha256` is that of the weights' file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +67,7 @@ class Manifest(BaseModel):
     parent: str
     facts: dict[str, JsonValue]
     tensors: dict[str, TensorRecord]
+    sha256: str
 
 
 class VersionStore:
@@ -77,12 +86,15 @@ class VersionStore:
         """Write a version, not live yet; returns its name. What is killed in between leaves nothing behind for long."""
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         with self._writing() as temporary:
-            save_file(copies, temporary / _WEIGHTS)
-            _sync(temporary / _WEIGHTS)
+            weights = temporary / _WEIGHTS
+            save_file(copies, weights)
+            _sync(weights)
             records = {name: _record(tensor) for name, tensor in copies.items()}
+            with weights.open("rb") as file:
+                digest = _digest(_header(file), copies)
             with self._locked():
                 number = 1 + max((_number(name) for name in [*self.newest(), *self._pointer().published]), default=0)
-                manifest = Manifest(number=number, parent=parent, facts=dict(facts), tensors=records)
+                manifest = Manifest(number=number, parent=parent, facts=dict(facts), tensors=records, sha256=digest)
                 content = manifest.model_dump_json().encode()
                 (temporary / _MANIFEST).write_bytes(content)
                 _sync(temporary / _MANIFEST)
@@ -93,11 +105,16 @@ class VersionStore:
         return name
 
     def read(self, version: str) -> dict[str, torch.Tensor]:
-        """The tensors of a version, on the CPU, every byte checked.
+        """The tensors of a version, on the CPU, every byte checked; they are parts of one piece of memory.
 
         Raises UnknownVersion, or VersionDamaged when anything at all is not as it was written.
         """
-        return dict(self._checked(version))
+        records, path = self.manifest(version).tensors, self._directory(version) / _WEIGHTS
+        header, data = self._content(version)
+        places = json.loads(header)
+        if set(places) - {"__metadata__"} != set(records):
+            raise VersionDamaged(f"{path} does not hold the tensors that its manifest names; remove {version}")
+        return {name: _part(data, places[name]["data_offsets"], record) for name, record in records.items()}
 
     def manifest(self, version: str) -> Manifest:
         """What is known of a version. Raises UnknownVersion, VersionDamaged."""
@@ -131,8 +148,11 @@ class VersionStore:
         not be read, and then nothing has changed.
         """
         if version != FROZEN:
-            for _ in self._checked(version):
-                pass
+            self._content(version)
+        self.point(expected, version)
+
+    def point(self, expected: str, version: str) -> None:
+        """`publish` of a version that was just read. Raises VersionConflict."""
         with self._locked():
             pointer = self._pointer()
             if pointer.live != expected:
@@ -162,21 +182,21 @@ class VersionStore:
             self._remove_leftovers()
         return removed
 
-    def _checked(self, version: str) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors one by one, each as the manifest says."""
-        records, path = self.manifest(version).tensors, self._directory(version) / _WEIGHTS
+    def _content(self, version: str) -> tuple[bytes, torch.Tensor]:
+        """The weights' file as it was written: its header, JSON, and the bytes of the tensors, uint8[bytes]."""
+        manifest, path = self.manifest(version), self._directory(version) / _WEIGHTS
         try:
-            with safe_open(path, framework="pt") as file:
-                if set(file.keys()) != set(records):
-                    raise VersionDamaged(f"{path} does not hold the tensors that its manifest names")
-                for name, record in records.items():
-                    # A copy: what is hashed is what is used, not what the file holds later.
-                    tensor = file.get_tensor(name).clone()
-                    if _record(tensor) != record:
-                        raise VersionDamaged(f"{path}: {name} is not what was written; remove {version}")
-                    yield name, tensor
-        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            with path.open("rb") as file:
+                header = _header(file)
+                data = torch.empty(os.fstat(file.fileno()).st_size - file.tell(), dtype=torch.uint8)
+                file.readinto(data.numpy().data)
+        except OSError as error:
             raise VersionDamaged(f"{path} cannot be read: {_first_line(error)}; remove {version}") from error
+        digest = hashlib.sha256(header)
+        digest.update(data.numpy().data)
+        if digest.hexdigest() != manifest.sha256:
+            raise VersionDamaged(f"{path} is not what was written; remove {version}")
+        return header[_SIZE_BYTES:], data
 
     def _directory(self, version: str) -> Path:
         directory = self.directory / version
@@ -254,12 +274,27 @@ class _Pointer(BaseModel):
 
 
 def _record(tensor: torch.Tensor) -> TensorRecord:
-    raw = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
-    return TensorRecord(
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        shape=tuple(tensor.shape),
-        sha256=hashlib.sha256(raw).hexdigest(),
-    )
+    return TensorRecord(dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))
+
+
+def _header(file: BinaryIO) -> bytes:
+    """What stands before the tensors: how long the header is, and the header."""
+    size = file.read(_SIZE_BYTES)
+    return size + file.read(min(int.from_bytes(size, "little"), _HEADER_BYTES_MAX))
+
+
+def _digest(header: bytes, tensors: Mapping[str, torch.Tensor]) -> str:
+    """The SHA-256 of a weights' file: of its tensors as they are here, not as the disk has them."""
+    digest, places = hashlib.sha256(header), json.loads(header[_SIZE_BYTES:])
+    for name in sorted(tensors, key=lambda name: tuple(places[name]["data_offsets"])):
+        if tensors[name].numel():
+            digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _part(data: torch.Tensor, offsets: list[int], record: TensorRecord) -> torch.Tensor:
+    """A tensor, of the bytes that it was written as."""
+    return data[slice(*offsets)].view(getattr(torch, record.dtype)).view(record.shape)
 
 
 def _number(version: str) -> int:

@@ -8,8 +8,9 @@ going back loads nothing: three times the trained parameters beside the frozen p
 from __future__ import annotations
 
 import copy
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,17 +83,35 @@ class ServedPolicies:
         from a thread that answers no requests.
         """
         with self._loading:
-            known = {served.version: served for served in self._path}
-            served = known.get(version) or self._load(version)
-            with self._swapping:
-                if self._path[-1] is not served:
-                    self._path = _bounded((*self._path, served))
+            self._serve(self._known(version) or self._load(version))
+
+    def publish(self, expected: str, version: str) -> None:
+        """Make a version live in the store in place of `expected`, and serve it from now on: read once for both.
+
+        Raises VersionConflict when another one is live by now, and as `adopt`; then nothing has changed.
+        """
+        with self._loading:
+            served = self._known(version)
+            if served is None:
+                served = self._load(version)
+                self.store.point(expected, version)
+            else:
+                self.store.publish(expected, version)
+            self._serve(served)
 
     def roll_back(self) -> str:
         """Serve the version before from now on, `frozen` when there is none; returns its name. Nothing is loaded."""
         with self._swapping:
             self._path = self._path[:-1] or (self._frozen,)
             return self._path[-1].version
+
+    def _known(self, version: str) -> Served | None:
+        return next((served for served in self._path if served.version == version), None)
+
+    def _serve(self, served: Served) -> None:
+        with self._swapping:
+            if self._path[-1] is not served:
+                self._path = _bounded((*self._path, served))
 
     def _load(self, version: str) -> Served:
         tensors = self.store.read(version)
@@ -121,11 +140,20 @@ def with_weights(policy: Policy, tensors: Mapping[str, torch.Tensor]) -> Policy:
         old = parameters[name]
         if tensor.shape != old.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(old.shape)}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} is not finite")
         values[old] = torch.nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=False)
+    if not _is_finite(list(tensors.values())):
+        raise ValueError("not every value is finite")
     model = _with_parameters(policy.model, values, {})
-    return Policy(policy.config, model, policy.tokenizer, policy.chat, policy.images, policy.device)
+    made = Policy(policy.config, model, policy.tokenizer, policy.chat, policy.images, policy.device)
+    ours, theirs = made.backbone, policy.backbone
+    if ours is not None and theirs is not None and ours.visual is theirs.visual:
+        ours.tower = theirs.tower  # with what it knows of sizes of images
+    return made
+
+
+def _is_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Of all at once: each call lets go of the interpreter, and whoever serves pays for every time."""
+    return not tensors or bool(torch.isfinite(torch.nn.utils.get_total_norm(tensors, math.inf)))
 
 
 def _with_parameters(
