@@ -63,7 +63,7 @@ def _stat(registry: Registry, arguments: argparse.Namespace) -> int:
         **summary,
         "generation": manifest.generation if manifest else 0,
         "snapshot_covers": manifest.covers if manifest else 0,
-        "index": manifest.index_backend if manifest else "",
+        "index": manifest.index_said if manifest else "",
         "index_rows": manifest.index_rows if manifest else 0,
         "bytes_on_disk": sum(path.stat().st_blocks * 512 for path in files),
     }

@@ -49,6 +49,18 @@ def test_stat_says_what_is_in_it(directory: Path, capsys: pytest.CaptureFixture[
     assert "experiences         25\n" in said(capsys)[0]
 
 
+def test_what_auto_has_chosen_is_known_by_whoever_opens_the_buffer_later(
+    tmp_path: Path, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(tmp_path, registry, index="auto") as buffer:
+        buffer.add_many([experience(number) for number in range(5)])
+        buffer.rebuild()
+    with opened(tmp_path, registry, index="auto") as buffer:
+        assert buffer.metrics()["index"] == "flat: 5 rows"
+    assert main(["buffer", "stat", str(tmp_path), "--json"]) == 0
+    assert json.loads(said(capsys)[0])["index"] == "flat: 5 rows"
+
+
 def test_verify_finds_nothing_or_says_what_and_where(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["buffer", "verify", str(directory)]) == 0
     assert said(capsys)[0] == f"{directory}: sound, nothing wrong was found\n"

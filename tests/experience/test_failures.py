@@ -7,18 +7,23 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from share.kernel.contracts.kinds import BuiltIndex
 from share.kernel.errors import BufferFull, BufferUnavailable
 from share.kernel.experience.disk import RealDisk, RealFile
 from share.kernel.experience.reader import ExperienceReader
+from share.kernel.index.flat import Flat
 from share.kernel.registry import Registry
 from tests.experience.making import experience, ids_of, opened
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60.0
 
 
 class FailingDisk(RealDisk):
@@ -57,6 +62,10 @@ class FailingFile(RealFile):
         self._disk.check("pwrite", self._path)
         super().pwrite(parts, offset)
 
+    def begin_sync(self, offset: int, count: int) -> None:
+        self._disk.check("begin_sync", self._path)
+        super().begin_sync(offset, count)
+
     def sync(self) -> None:
         self._disk.check("sync", self._path)
         super().sync()
@@ -67,6 +76,7 @@ REFUSALS = [
     ("pwrite", "log/", errno.EIO, BufferUnavailable),
     ("sync", "log/", errno.EIO, BufferUnavailable),
     ("sync", "log/", errno.EDQUOT, BufferFull),
+    ("begin_sync", "log/", errno.EIO, BufferUnavailable),
     ("pwrite", "vectors", errno.ENOSPC, BufferFull),
     ("pwrite", "vectors", errno.EROFS, BufferUnavailable),
 ]
@@ -103,6 +113,32 @@ def test_a_refused_add_has_not_happened_and_the_next_may(
         one = buffer.get("e1")
         assert one is not None
         assert one.retrieval_count == 0
+
+
+def test_an_index_that_breaks_in_its_own_way_is_tried_again_until_it_works(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = Flat.load
+    tried = threading.Event()
+
+    def breaks(self: Flat, content: memoryview) -> BuiltIndex:
+        tried.set()
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(Flat, "load", breaks)
+    with opened(tmp_path, registry, rebuild_after=3) as buffer:
+        for number in range(5):
+            buffer.add(experience(number))
+        assert tried.wait(PATIENCE_S)
+        assert buffer.search_index(experience(4).embedding, 1)[0].id == "e4"
+        monkeypatch.setattr(Flat, "load", works)
+        deadline = time.monotonic() + PATIENCE_S
+        while not buffer.metrics()["rebuilds"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        failed = buffer.metrics()["rebuilds_failed"]
+        assert isinstance(failed, int)
+        assert failed >= 1
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ class ExperienceBuffer:
             "rebuild_s": self._upkeep.last_rebuild_s,
             "generation": manifest.generation if manifest is not None else 0,
             "snapshot_covers": manifest.covers if manifest is not None else 0,
-            "index": self._upkeep.chosen or (manifest.index_backend if manifest is not None else ""),
+            "index": manifest.index_said if manifest is not None else "",
             "index_rows": manifest.index_rows if manifest is not None else 0,
         }
 

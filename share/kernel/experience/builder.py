@@ -28,12 +28,12 @@ from share.kernel.contracts.kinds import Index, Storage
 from share.kernel.errors import BufferUnavailable, IndexUnavailable, PixelisError
 from share.kernel.experience.disk import Disk, RealDisk
 from share.kernel.experience.envelope import write_envelope
+from share.kernel.experience.index_file import INDEX
 from share.kernel.experience.state import SNAPSHOT, catch_up, load_state
 from share.kernel.experience.table import Rows, Table
 from share.kernel.experience.vectors import Vectors
 from share.kernel.registry import Registry, load_registry
 
-INDEX = "index"
 PR_SET_PDEATHSIG = 1
 
 URGENT_NICENESS = 10
@@ -275,7 +275,6 @@ if __name__ == "__main__":
     sys.exit(main())
 
 __all__ = [
-    "INDEX",
     "URGENT_NICENESS",
     "Builder",
     "Built",

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from share.kernel.contracts.experience import Finding
 from share.kernel.contracts.kinds import Storage
 from share.kernel.errors import BufferCorrupt, BufferProblem
-from share.kernel.experience.builder import INDEX
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.envelope import Damaged, read_envelope
+from share.kernel.experience.index_file import INDEX
 from share.kernel.experience.layout import LOG, check_dimension
 from share.kernel.experience.manifest import Manifest, file_name, generations, newest_manifest, read_manifest
 from share.kernel.experience.state import State, catch_up, load_state, read_snapshot

@@ -24,7 +24,8 @@ class Manifest:
     """One generation. `vectors` names the lineage of the row numbers: with other vectors rows mean nothing.
 
     `index` is None while searching is exact; else it holds all living rows below `index_rows`. `capacity_changes`
-    are (sequence, capacity) of the CAPACITY records up to `covers`.
+    are (sequence, capacity) of the CAPACITY records up to `covers`. `index_chosen` is what an index of the backend
+    `auto` says of itself; empty for the others, and in files of before it was kept.
     """
 
     generation: int
@@ -37,6 +38,12 @@ class Manifest:
     index_backend: str
     index_rows: int
     capacity_changes: tuple[tuple[int, int], ...]
+    index_chosen: str = ""
+
+    @property
+    def index_said(self) -> str:
+        """The index, and if its backend has chosen one, which and why; empty while searching is exact."""
+        return self.index_chosen or self.index_backend
 
     @property
     def files(self) -> set[str]:

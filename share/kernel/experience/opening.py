@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from share.kernel.contracts.kinds import BuiltIndex, Index, RecordLog, Storage
 from share.kernel.errors import BufferCorrupt, IndexUnavailable
 from share.kernel.events import StructuredLogger
-from share.kernel.experience.builder import INDEX
 from share.kernel.experience.config import ExperienceBufferConfig
 from share.kernel.experience.disk import Disk
-from share.kernel.experience.envelope import Damaged, read_envelope
+from share.kernel.experience.envelope import Damaged
 from share.kernel.experience.followed import FollowedVectors
+from share.kernel.experience.index_file import load_index
 from share.kernel.experience.layout import check_dimension, settle_identity
 from share.kernel.experience.live import LivePage
 from share.kernel.experience.lock import WriterLock
@@ -195,7 +195,7 @@ def load_base(
         if index is None or manifest.index is None or manifest.index_backend != backend:
             return None
         try:
-            return index.load(read_envelope(disk, directory / manifest.index, INDEX).content)
+            return load_index(disk, directory / manifest.index, index)
         except (Damaged, IndexUnavailable, OSError) as error:
             logger.warn("buffer_index_unusable", f"{directory}: searching exactly until the next one is built: {error}")
             return None

@@ -21,11 +21,11 @@ from share.kernel.contracts.kinds import BuiltIndex, Index, Storage
 from share.kernel.contracts.run import Metric
 from share.kernel.errors import BufferCorrupt, BufferUnavailable, IndexUnavailable
 from share.kernel.events import StructuredLogger
-from share.kernel.experience.builder import INDEX
 from share.kernel.experience.config import PriorityConfig
 from share.kernel.experience.disk import Disk, RealDisk
-from share.kernel.experience.envelope import Damaged, read_envelope
+from share.kernel.experience.envelope import Damaged
 from share.kernel.experience.following import Following, load
+from share.kernel.experience.index_file import load_index
 from share.kernel.experience.layout import read_identity
 from share.kernel.experience.live import LiveView, Said
 from share.kernel.experience.manifest import Manifest, newest_manifest
@@ -231,8 +231,7 @@ class ExperienceReader:
         shared = Vectors(self._disk, self.directory / manifest.vectors, manifest.dimension, manifest.dtype)
         built: BuiltIndex | None = None
         if manifest.index is not None:
-            content = read_envelope(self._disk, self.directory / manifest.index, INDEX).content
-            built = self._index_of(manifest.index_backend).load(content)
+            built = load_index(self._disk, self.directory / manifest.index, self._index_of(manifest.index_backend))
         with self._lock:
             if self._following is not following:
                 return

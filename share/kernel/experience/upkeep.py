@@ -21,12 +21,12 @@ from share.kernel.contracts.experience import Record, RecordType
 from share.kernel.contracts.kinds import BuiltIndex, Index
 from share.kernel.errors import BufferFenced, BufferProblem, IndexUnavailable
 from share.kernel.events import StructuredLogger
-from share.kernel.experience.builder import INDEX, Builder, Built, Order
+from share.kernel.experience.builder import Builder, Built, Order
 from share.kernel.experience.codec import decode_changes
 from share.kernel.experience.committer import Committer
 from share.kernel.experience.config import ExperienceBufferConfig
 from share.kernel.experience.disk import Disk
-from share.kernel.experience.envelope import read_envelope
+from share.kernel.experience.index_file import load_index
 from share.kernel.experience.live import LivePage
 from share.kernel.experience.lock import WriterLock
 from share.kernel.experience.manifest import Manifest, clean, commit_manifest, generations
@@ -63,7 +63,6 @@ class Upkeep:
         self.num_rebuilds = 0
         self.num_failures = 0
         self.last_rebuild_s: float | None = None
-        self.chosen = ""
         self._directory = directory
         self._disk = disk
         self._config = config
@@ -221,7 +220,7 @@ class Upkeep:
             generation=manifest.generation,
             covers=manifest.covers,
             rows=order.num_alive,
-            index=built.chosen or manifest.index_backend,
+            index=manifest.index_said,
             seconds=self.last_rebuild_s,
         )
         self._rebuilt()
@@ -258,11 +257,16 @@ class Upkeep:
             index=built.index,
             index_backend=self._config.index.name if built.index else "",
             index_rows=order.stop if built.index else 0,
+            index_chosen=built.chosen if built.index else "",
             capacity_changes=capacity_changes,
         )
         if not order.with_index and previous is not None:
             made = replace(
-                made, index=previous.index, index_backend=previous.index_backend, index_rows=previous.index_rows
+                made,
+                index=previous.index,
+                index_backend=previous.index_backend,
+                index_rows=previous.index_rows,
+                index_chosen=previous.index_chosen,
             )
         try:
             snapshot = read_snapshot(self._disk, self._directory, made)
@@ -270,13 +274,12 @@ class Upkeep:
             raise IndexUnavailable(f"{built.snapshot}: the builder made it wrong: {error}") from error
         base: BuiltIndex | None = None
         if order.with_index and built.index is not None:
-            base = self._index.load(read_envelope(self._disk, self._directory / built.index, INDEX).content)
+            base = load_index(self._disk, self._directory / built.index, self._index)
         self._lock.check()
         commit_manifest(self._disk, self._directory, made)
         self._manifest = made
         if base is not None:
             self._memory.retriever.set_base(base, order.stop)
-            self.chosen = built.chosen
         table = self._memory.table
         with self._committer.writing:
             table.adopt(snapshot)
