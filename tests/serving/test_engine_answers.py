@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,8 @@ from share.kernel.serving.consultation import Consultation
 from share.kernel.serving.gate_log import read_gate_log
 from share.kernel.serving.recording import Answered, Recorder
 from tests.buffer.faults import FaultyDisk
-from tests.serving.engines import LEARNS_FROM_ALL, Maker, ask
+from tests.serving.engines import LEARNS_FROM_ALL, PATIENCE_S, Maker, ask
+from tests.serving.test_degradation import Plug
 
 
 class Stuck:
@@ -188,6 +190,24 @@ def test_what_a_person_decides_counts_at_the_next_vote_and_what_is_erased_at_non
     parts.engine.erase("cyd", actor="admin")
     reply = parts.ask(questions[0], client="eve", read_only=True)
     assert reply.votes is None
+
+
+def test_who_is_similar_is_found_while_the_policy_writes_and_whoever_is_erased_meanwhile_has_no_vote(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path)
+    for name in ("ann", "bob"):
+        parts.ask(questions[0], name, client=name, subject=name)
+    before, plug = parts.buffer.metrics()["searches"], Plug()
+    future = parts.engine.submit(ask(questions[0], client="eve"), plug)
+    assert plug.is_reached.wait(PATIENCE_S), "it is being answered"
+    deadline = time.monotonic() + PATIENCE_S
+    while parts.buffer.metrics()["searches"] == before:
+        assert time.monotonic() < deadline, "nobody is looked for before the answer is there"
+        time.sleep(0.005)
+    parts.engine.erase("ann", actor="admin")
+    plug.is_let_go.set()
+    assert sources(future.result()) == {"policy", "client:bob"}
 
 
 def test_a_full_disk_costs_the_memory_of_an_answer_and_not_the_answer(

@@ -47,7 +47,7 @@ class EngineConfig(ConfigModel):
     similarity_min: float = Field(default=0.8, ge=-1.0, le=1.0)
     """Cosine below which an experience is not similar and has no vote."""
     consult_ms: float = Field(default=50.0, gt=0.0)
-    """Milliseconds that searching and voting may take; then the policy's answer is given alone."""
+    """Milliseconds that search and vote may take once the policy has answered; then its answer is given alone."""
     prior: PriorConfig = PriorConfig()
     """Weights of the experts before anything was audited."""
     gate: GateConfig = GateConfig()
