@@ -13,6 +13,7 @@ without updates. `--cores 1` keeps everything on one processor, where a worker c
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import sys
@@ -147,6 +148,8 @@ def main() -> int:
                 logger = StructuredLogger(None, run_id="benchmark", backend="online_updates")
                 settings = BatchingConfig(turns_max=3, tokens_max=128)
                 batchers[scheduling] = Batcher(learner.served, operator, settings, logger)
+            gc.collect()
+            gc.freeze()  # as the service does when it is ready
             try:
                 return compare(learners, batchers, asked, arguments.rounds)
             finally:

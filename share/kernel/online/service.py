@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,6 +59,9 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
         tracker = Tracker(tracking, engine.get_statistics, run.logger, every_s=config.track_every_s)
         opened.callback(tracker.close)
         door = _door(config, run, keys, engine)
+        gc.collect()
+        gc.freeze()  # what stays to the end: to look through its 400,000 objects stops every request for 0.15 s
+        opened.callback(gc.unfreeze)
         server = Listening(Turnstile(make_app(door), door.places, door.metrics), listening, drain_s=config.drain_s)
         opened.callback(server.close)  # before the engine is: what is being answered is finished
         door.watch.start()
