@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import threading
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO
 
 Level = Literal["debug", "info", "warn", "error"]
+
+FRAMES = 4
+"""Calls that are named of those that led to an error."""
 
 
 class StructuredLogger:
@@ -77,4 +81,13 @@ class StructuredLogger:
             os.write(file, b"\n")
 
 
-__all__ = ["Level", "StructuredLogger"]
+def whereabouts(error: BaseException) -> str:
+    """The type of an error and the calls that led to it, the last one at the end, for a log: without its message, which
+    may hold what a user sent."""
+    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
+    calls = " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)
+    reason = f" ({os.strerror(error.errno)})" if isinstance(error, OSError) and error.errno else ""
+    return f"{type(error).__name__}{reason}{f' at {calls}' if calls else ''}"
+
+
+__all__ = ["FRAMES", "Level", "StructuredLogger", "whereabouts"]

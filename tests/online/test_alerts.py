@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from share.kernel.online.alerts import (
 )
 from share.kernel.online.metrics import Metrics
 from share.kernel.online.site import charts
+from share.kernel.online.webhook import KEPT_S, WAITING_MAX
+from share.kernel.online.webhook import Webhook as Posts
 from share.kernel.registry import Registry
 from share.kernel.serving.statistics import (
     EvidenceStatistics,
@@ -43,7 +45,7 @@ from share.kernel.serving.update_task import Counters, UpdateResult
 from share.kernel.transport.memory import SharedMemoryStatus
 from share.kernel.transport.supervisor import SupervisorStatus, WorkerState
 from tests.online.running import Service, start
-from tests.online.webhook import Webhook
+from tests.online.webhook import Babbling, Webhook
 
 CONFIG = AlertsConfig()
 
@@ -178,6 +180,13 @@ def test_a_policy_that_became_sure_or_stopped_to_look_is_measured_against_what_w
     assert names(told(100, entropy=0.0, operations=0), usual=Usual(0.0, 0.0)) == [], "it never was otherwise"
 
 
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 class Stream:
     """An engine and a clock that a test moves."""
 
@@ -208,6 +217,7 @@ def test_an_alert_is_told_when_it_begins_and_when_it_ends(webhook: Webhook, tmp_
     watch = Watch(config, lambda: stream.statistics, lambda: NOBODY, logger, shown.append, stream.clock)
     for waiting in (0, 13, 70, 12):
         stream.look(watch, told(waiting=waiting))
+    watch.close()
     logger.close()
     assert [(each["alert"], each["state"], each["value"]) for each in webhook.received] == [
         ("queue", "firing", 13),
@@ -228,8 +238,9 @@ def test_a_webhook_that_is_gone_is_logged_and_harms_nothing(tmp_path: Path) -> N
     watch = Watch(config, lambda: stream.statistics, lambda: NOBODY, logger, lambda _: None, stream.clock)
     stream.look(watch, told())
     stream.look(watch, told(waiting=1000))
+    watch.close()
     logger.close()
-    assert '"webhook_failed"' in (tmp_path / "events.jsonl").read_text()
+    assert '"webhook_given_up"' in (tmp_path / "events.jsonl").read_text()
     assert list(watch.firing) == ["queue"]
 
 
@@ -247,9 +258,113 @@ def test_rates_are_those_of_the_last_minute_and_history_is_bounded(tmp_path: Pat
     assert [title for title, _, _ in charts(list(watch.history))] == ["latency", "weight of the experts"]
 
 
-def test_a_webhook_must_be_an_address(registry: Registry) -> None:
-    with pytest.raises(ConfigError, match=r"webhook: must begin with http"):
-        validate(AlertsConfig, {"webhook": "file:///etc/passwd"}, registry)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd",
+        "example.org/alerts",
+        "http://",
+        "https://:443/",
+        "http://a b/",
+        "http://[::1/",
+        "https://x:notaport/",
+        "https://x:0/",
+        "https://x:65536/",
+        "https://x/\r\nX: y",
+        "https://ä/",
+    ],
+)
+def test_a_webhook_must_be_an_address(registry: Registry, address: str) -> None:
+    with pytest.raises(ConfigError, match=r"webhook: must begin with http:// or https:// and name a host"):
+        validate(AlertsConfig, {"webhook": address}, registry)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/", "https://user:word@example.org/x?key=y", "http://[::1]:8080"]
+)
+def test_any_address_of_a_server_may_be_a_webhook(registry: Registry, address: str) -> None:
+    assert validate(AlertsConfig, {"webhook": address}, registry).webhook == address
+
+
+NONSENSE = {
+    "no HTTP": b"hello, I am no server of web pages\r\n\r\n",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf",
+    "a status that is none": b"HTTP/1.1 abc OK\r\n\r\n",
+    "nothing": b"",
+    "an error": b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n",
+    "a way to nowhere": b"HTTP/1.1 307 There\r\nLocation: http://[nowhere\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_whatever_a_webhook_answers_the_engine_is_looked_at_further(tmp_path: Path, name: str) -> None:
+    listening = Babbling(NONSENSE[name])
+    statistics = [told()]
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
+    config = with_webhook(listening.address).model_copy(update={"every_s": 0.01})
+    watch = Watch(config, lambda: statistics[0], lambda: NOBODY, logger, lambda _: None, time.monotonic)
+    watch.start()
+    statistics[0] = told(waiting=1000)
+    until(lambda: listening.num_asked > 0 and "queue" in watch.firing)
+    statistics[0] = told()
+    until(lambda: not watch.firing)
+    watch.close()
+    listening.close()
+    logger.close()
+    written = (tmp_path / "events.jsonl").read_text()
+    assert "watch_failed" not in written
+    assert "hello" not in written, "what a stranger's server says is not repeated"
+
+
+def test_an_engine_that_cannot_be_looked_at_once_is_looked_at_again_also_on_a_full_disk() -> None:
+    looks = []
+
+    def broken() -> Statistics:
+        looks.append(None)
+        raise ZeroDivisionError
+
+    logger = StructuredLogger(Path("/dev/full"), run_id="r-1", backend="pixelis")
+    config = CONFIG.model_copy(update={"every_s": 0.01})
+    watch = Watch(config, broken, lambda: NOBODY, logger, lambda _: None, time.monotonic)
+    watch.start()
+    until(lambda: len(looks) > 3)
+    watch.close()
+
+
+def test_what_a_webhook_did_not_take_is_posted_again_until_it_is_in_its_order(webhook: Webhook, tmp_path: Path) -> None:
+    webhook.statuses += [503, 500, 404]
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
+    posts = Posts(webhook.address, logger, again_s=0.01)
+    for number in range(3):
+        posts.post("queue", {"number": number})
+    until(lambda: len(webhook.received) == 6)
+    posts.close()
+    logger.close()
+    assert [each["number"] for each in webhook.received] == [0, 0, 0, 0, 1, 2]
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [each["message"].partition(": queue: ")[2] for each in events] == [
+        "was answered 503; it is posted again in 0.01 s",
+        "was answered 500; it is posted again in 0.02 s",
+        "was answered 404; it is posted again in 0.04 s",
+    ]
+
+
+def test_what_waits_for_a_webhook_is_bounded_in_number_and_in_time(tmp_path: Path) -> None:
+    listening, now = Babbling(b""), [0.0]
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="r-1", backend="pixelis")
+    posts = Posts(listening.address, logger, again_s=0.01, clock=lambda: now[0])
+    for number in range(WAITING_MAX + 3):
+        posts.post(f"n{number}", {})
+    events = tmp_path / "events.jsonl"
+    until(lambda: "webhook_failed" in events.read_text())
+    assert [f"n{number}: is not posted any more: 64 later" in events.read_text() for number in range(4)] == [
+        True, True, True, False
+    ]  # fmt: skip
+    now[0] = KEPT_S + 1
+    until(lambda: events.read_text().count("webhook_given_up") == WAITING_MAX + 3)
+    posts.close()
+    logger.close()
+    listening.close()
 
 
 def with_webhook(address: str) -> AlertsConfig:

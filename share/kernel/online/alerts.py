@@ -6,23 +6,19 @@ An alert is told when it begins and when it ends, not in between. What it says a
 
 from __future__ import annotations
 
-import json
+import contextlib
 import threading
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from share.kernel.config import ConfigModel
-from share.kernel.errors import PixelisError
+from share.kernel.events import StructuredLogger, whereabouts
+from share.kernel.online.webhook import Webhook, is_address
 from share.kernel.serving.statistics import Statistics
-
-if TYPE_CHECKING:
-    from share.kernel.events import StructuredLogger
 
 AlertName = Literal[
     "kl", "update_rate", "queue", "error_rate", "refused_rate", "entropy", "operation_use", "quarantine"
@@ -40,7 +36,8 @@ ANSWERS_MIN = 20
 BASELINE_ANSWERS = 200
 """Answers after which what is usual counts as known."""
 
-WEBHOOK_TIMEOUT_S = 5.0
+CLOSE_S = 5.0
+"""Seconds that a look may take to end."""
 
 
 class AlertsConfig(ConfigModel):
@@ -64,13 +61,14 @@ class AlertsConfig(ConfigModel):
     operation_ratio_min: float = Field(default=0.3, ge=0.0, le=1.0)
     """Operations called per answer in the last minute, as a part of what it was over the first 200 answers."""
     webhook: str | None = None
-    """http or https address that every beginning and end of an alert is posted to, as JSON."""
+    """http or https address that every beginning and end of an alert is posted to, as JSON; again and again for an
+    hour, at growing intervals, until it is taken."""
 
     @field_validator("webhook")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+        if value is not None and not is_address(value):
+            raise ValueError("must begin with http:// or https:// and name a host, as https://example.org:8443/alerts")
         return value
 
 
@@ -172,6 +170,7 @@ class Watch:
         self._logger = logger
         self._show = show
         self._clock = clock
+        self._webhook = Webhook(config.webhook, logger) if config.webhook is not None else None
         self._usual: Usual | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -184,7 +183,9 @@ class Watch:
     def close(self) -> None:
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(WEBHOOK_TIMEOUT_S + 1.0)
+            self._thread.join(CLOSE_S)
+        if self._webhook is not None:
+            self._webhook.close()
 
     def look(self) -> None:
         """One look. What begins and what ends is told."""
@@ -208,31 +209,25 @@ class Watch:
         while not self._stop.wait(self._config.every_s):
             try:
                 self.look()
-            except PixelisError as error:
-                self._logger.warn("watch_failed", f"the engine could not be looked at: {error}")
+            except Exception as error:  # the thread is the boundary: a look that fails must not be the last
+                with contextlib.suppress(OSError):  # the disk of the log may be what is wrong
+                    self._logger.warn("watch_failed", f"the engine could not be looked at: {whereabouts(error)}")
 
     def _tell(self, alert: Alert, state: Literal["firing", "resolved"]) -> None:
         figures = {"alert": alert.name, "state": state, "value": alert.value, "threshold": alert.threshold}
+        if self._webhook is not None:
+            self._webhook.post(alert.name, {**figures, "message": alert.message, "run_id": self._logger.run_id})
         if state == "firing":
             self._logger.warn("alert", alert.message, **figures)
         else:
             self._logger.info("alert", f"{alert.name}: is over", **figures)
-        if self._config.webhook is None:
-            return
-        body = json.dumps({**figures, "message": alert.message, "run_id": self._logger.run_id}).encode()
-        request = urllib.request.Request(self._config.webhook, body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_S):
-                pass
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            self._logger.warn("webhook_failed", f"alerts.webhook: {alert.name} could not be posted: {error}")
 
 
 __all__ = [
     "ANSWERS_MIN",
     "BASELINE_ANSWERS",
+    "CLOSE_S",
     "HISTORY_MAX",
-    "WEBHOOK_TIMEOUT_S",
     "WINDOW_S",
     "Alert",
     "AlertName",
