@@ -5,8 +5,9 @@
 At each size all sides are run alternately, and all really move the bytes: the sender hands over an array that was made
 just before, the receiver adds up a word of every page of it and answers with the sum, which is checked. (Adding up all
 of them would be in both times, and is no transport.) The slab's side has its own work in the time as well: a copy in, a
-checksum of every byte on both ends, two packets. `floor` is what is left of it without checksums and messages: a copy,
-the sum, a packet of eight bytes each way; its ratio is the most that any slab could reach here. `supervised` is the
+checksum of every byte on both ends, two packets. `floor` is what is left of it without checksums, messages and tensors:
+one copy in and none out, the sum, a packet of eight bytes each way; its ratio is the most that any slab could reach
+here. `supervised` is the
 whole way through a supervisor and a worker that commits to its ledger, synced to disk, before it confirms; the queue
 promises nothing of the kind. Milliseconds, medians; exit code 1 when a bar is missed.
 """
@@ -171,8 +172,7 @@ class BareSide:
         return self
 
     def round_trip(self, words: Words) -> int:
-        content = torch.from_numpy(words).view(torch.uint8)
-        self._slab.data[: len(content)].copy_(content)
+        self._slab.content.bytes[: words.nbytes] = words.data.cast("B")
         self._end.send(words.nbytes.to_bytes(8, "little"))
         return int.from_bytes(self._end.recv(8), "little")
 
@@ -183,9 +183,9 @@ class BareSide:
 
 
 def answer_from_bare_slab(end: socket.socket, slab_fd: int) -> None:
-    data = map_read_only(slab_fd).numpy()
+    content = map_read_only(slab_fd)
     while size := end.recv(8):
-        words = data[: int.from_bytes(size, "little")].view(np.uint64)
+        words = np.frombuffer(content.bytes, np.uint64, int.from_bytes(size, "little") // 8)
         end.send(add_up(words).to_bytes(8, "little"))
 
 

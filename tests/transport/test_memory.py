@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from share.kernel.errors import SlabFull, TensorTooLarge, TransportError
 from share.kernel.transport.memory import SharedMemoryInfo, SharedMemoryManager, SharedMemoryReconstructor
+from share.kernel.transport.slab import Slab
 
 DTYPES = [
     torch.bfloat16,
@@ -125,6 +126,18 @@ def test_a_conjugated_view_and_one_with_gradients_are_shared_by_value(manager: S
     weight = torch.nn.Parameter(torch.ones(3))
     assert manager.reconstruct_tensor(manager.create_shared_tensor(number)).tolist() == [1 - 2j, 3 + 4j]
     assert manager.reconstruct_tensor(manager.create_shared_tensor(weight)).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_weights_that_do_not_lie_in_a_row_are_shared_without_their_gradients(manager: SharedMemoryManager) -> None:
+    weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    infos = [manager.create_shared_tensor(tensor) for tensor in (weight.T, weight.to(torch.complex64).mH, weight[:, 1])]
+    seen = [tensor for info in infos for tensor in both_ends(manager, info)]
+    assert [tensor.real.tolist() for tensor in seen[::2]] == [
+        [[0, 3], [1, 4], [2, 5]],
+        [[0, 3], [1, 4], [2, 5]],
+        [1, 4],
+    ]
+    assert not any(tensor.requires_grad for tensor in seen)
 
 
 def test_a_sparse_tensor_is_refused(manager: SharedMemoryManager) -> None:
@@ -239,3 +252,10 @@ def test_a_closed_slab_takes_nothing(manager: SharedMemoryManager) -> None:
     manager.close()
     with pytest.raises(TransportError, match="closed"):
         manager.create_shared_tensor(torch.zeros(1))
+
+
+def test_a_slab_that_is_closed_while_a_tensor_comes_is_not_written_to() -> None:
+    slab = Slab(4096)
+    slab.close()
+    with pytest.raises(TransportError, match="closed"):
+        slab.put(torch.zeros(1), 0)

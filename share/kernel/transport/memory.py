@@ -16,19 +16,13 @@ from enum import StrEnum
 from typing import Annotated
 
 import torch
-import xxhash
 from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor
 
 from share.kernel.errors import SlabFull, TensorTooLarge, TransportError
-from share.kernel.transport.slab import Slab, map_read_only
+from share.kernel.transport.slab import Content, Slab, map_read_only
 
 PAGE_BYTES = 4096
-_PIECE_BYTES = 512 * 1024
-"""What is copied at once and then checked while it is still in the processor's cache."""
-_DIGEST_BYTES = 64 * 1024
-"""What is checked at once. For more than this xxhash lets go of the interpreter's lock, and a thread that is busy in
-Python gives it back up to 5 ms later, at every piece."""
 
 
 def _dtype(value: object) -> torch.dtype:
@@ -133,19 +127,16 @@ class SharedMemoryManager:
         """
         if tensor.layout is not torch.strided or tensor.is_quantized:
             raise TransportError(f"a tensor of layout {tensor.layout} cannot be shared; make it dense first")
-        source = tensor.detach().resolve_conj().resolve_neg()
-        size_bytes = source.numel() * source.element_size()
+        shape, size_bytes = tuple(tensor.shape), tensor.nbytes
         segment = self._claim(size_bytes)
         slot = segment.slots.start
         try:
-            checksum = _copy(source, self._slab.data[slot * self.slot_bytes :][:size_bytes])
+            checksum = self._slab.put(tensor, slot * self.slot_bytes)
         except BaseException:
             self.mark_cleaned(segment.name)
             raise
-        created_at = datetime.now(UTC)
-        return SharedMemoryInfo(
-            segment.name, tuple(source.shape), source.dtype, created_at, size_bytes, slot, segment.generation, checksum
-        )
+        now = datetime.now(UTC)
+        return SharedMemoryInfo(segment.name, shape, tensor.dtype, now, size_bytes, slot, segment.generation, checksum)
 
     def reconstruct_tensor(self, shm_info: SharedMemoryInfo) -> Tensor:
         """The tensor as it was put in, checked, as a view of the slab: clone what must outlive `mark_cleaned`.
@@ -155,7 +146,7 @@ class SharedMemoryManager:
         with self._lock:
             if shm_info.name not in self._segments:
                 raise TransportError(f"{shm_info.name}: was cleaned up")
-        return _view(self._slab.data, shm_info, self.slot_bytes)
+        return _view(self._slab.content, shm_info, self.slot_bytes)
 
     def mark_sent(self, shm_name: str) -> None:
         """From now on a worker may be reading it."""
@@ -268,7 +259,7 @@ class SharedMemoryReconstructor:
     """The worker's end of the slab, of which the engine owns the slots. Needs nothing but `fd` and the slots' size."""
 
     def __init__(self, fd: int, slot_bytes: int) -> None:
-        self._data = map_read_only(fd)
+        self._content = map_read_only(fd)
         self._slot_bytes = slot_bytes
 
     def reconstruct_tensor_from_info(self, shm_info: SharedMemoryInfo) -> Tensor:
@@ -278,37 +269,14 @@ class SharedMemoryReconstructor:
         written to: the kernel ends the process with SIGSEGV. Clone what is to be changed or kept. Raises TransportError
         when the bytes are not those that the engine put in.
         """
-        return _view(self._data, shm_info, self._slot_bytes)
+        return _view(self._content, shm_info, self._slot_bytes)
 
 
-def _copy(source: Tensor, content: Tensor) -> int:
-    """Copy a dense tensor into uint8 of shape (size,); returns the checksum of what then lies there."""
-    if source.device.type != "cpu" or not source.is_contiguous():
-        content.view(source.dtype).view(source.shape).copy_(source)
-        return _checksum(content)
-    given = source.as_strided((source.numel(),), (1,)).view(torch.uint8).numpy().data
-    put = content.numpy().data  # a memoryview keeps the lock too, and torch's copy_ does not
-    digest = xxhash.xxh3_64()
-    for start in range(0, len(given), _PIECE_BYTES):
-        piece = put[start : start + _PIECE_BYTES]
-        piece[:] = given[start : start + _PIECE_BYTES]
-        for part in range(0, len(piece), _DIGEST_BYTES):
-            digest.update(piece[part : part + _DIGEST_BYTES])
-    return digest.intdigest()
-
-
-def _view(data: Tensor, info: SharedMemoryInfo, slot_bytes: int) -> Tensor:
+def _view(content: Content, info: SharedMemoryInfo, slot_bytes: int) -> Tensor:
     start = info.slot * slot_bytes
-    content = data[start : start + info.size_bytes]
-    if _checksum(content) != info.checksum:
+    if content.checksum(start, info.size_bytes) != info.checksum:
         raise TransportError(f"{info.name}: the bytes in the slab are not those that were put in")
-    return content.view(info.dtype).view(info.shape)
-
-
-def _checksum(content: Tensor) -> int:
-    """XXH3 of bytes, uint8 of shape (size,): reads as fast as memory does, and what is stale, torn, missing, moved or
-    of another slot goes unseen by a chance of 2**-64. It guards against mistakes, not against forgers."""
-    return xxhash.xxh3_64_intdigest(content.numpy().data)
+    return content.tensor(start, info.shape, info.dtype)
 
 
 __all__ = [
