@@ -136,6 +136,46 @@ def test_a_task_is_kept_for_the_reviewer_who_took_it_until_the_lease_ends(queue:
     assert not queue.decide("r1", False, "cy").approved
 
 
+def test_a_right_answer_is_kept_of_whoever_decides_and_until_it_is_settled(
+    queue: ReviewQueue, tmp_path: Path, clock: Clock
+) -> None:
+    queue.offer("r1")
+    queue.lease("bo")
+    with pytest.raises(ReviewConflict, match="bo holds it"):
+        queue.decide("r1", False, "cy", answer="666")
+    assert b"666" not in (tmp_path / "review.sqlite").read_bytes()
+    assert queue.decide("r1", False, "bo", answer="41").answer == "41"
+    assert queue.decide("r1", False, "cy", answer="666").answer == "41", "the first decision stands, its answer too"
+    assert [each.answer for each in queue.unsettled()] == ["41"]
+    queue.offer("r2")
+    queue.lease("bo")
+    clock.now += 901
+    assert queue.decide("r2", False, "cy", answer="42").answer == "42", "the lease has ended"
+    with pytest.raises(ReviewConflict, match="cy has rejected it"):
+        queue.decide("r2", True, "bo")
+    queue.settle("r2")
+    assert [each.task_id for each in queue.unsettled()] == ["r1"]
+    settled = queue.decision("r2")
+    assert settled is not None
+    assert settled.answer is None, "it is an experience by now, and words of users are in the buffer alone"
+
+
+def test_a_queue_from_before_answers_were_kept_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    queue = ReviewQueue(path, ALL, seed=0)
+    queue.offer("r1")
+    queue.decide("r1", False, "bo", "seen")
+    queue.offer("r2")
+    queue.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE tasks DROP COLUMN answer")
+    connection.close()
+    queue = ReviewQueue(path, ALL, seed=0)
+    assert [(each.task_id, each.notes, each.answer) for each in queue.unsettled()] == [("r1", "seen", None)]
+    assert queue.decide("r2", False, "bo", answer="41").answer == "41"
+    queue.close()
+
+
 def test_what_nobody_reviews_is_dropped_and_a_decision_is_forgotten_in_time(queue: ReviewQueue, clock: Clock) -> None:
     queue.offer("r1")
     queue.offer("r2")

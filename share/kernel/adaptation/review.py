@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS tasks (
     reviewer TEXT,
     notes TEXT,
     decided_at REAL,
-    is_settled INTEGER NOT NULL DEFAULT 0
+    is_settled INTEGER NOT NULL DEFAULT 0,
+    answer TEXT
 );
 CREATE INDEX IF NOT EXISTS waiting ON tasks (approved, cause, created_at);
 CREATE INDEX IF NOT EXISTS subjects ON tasks (subject);
@@ -74,13 +75,15 @@ class ReviewTask:
 
 @dataclass(frozen=True, slots=True)
 class ReviewDecision:
-    """What a reviewer said of a task."""
+    """What a reviewer said of a task. `answer` is the right one instead of a rejected one, where they gave it; None
+    again when the decision is settled."""
 
     task_id: str
     cause: Cause
     approved: bool
     reviewer: str
     notes: str
+    answer: str | None
     decided_at: float
 
 
@@ -107,6 +110,8 @@ class ReviewQueue:
                 self._connection.execute("PRAGMA synchronous=EXTRA")  # FULL, and the journal's removal synced as well
                 self._connection.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
                 self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+                if all(name != "answer" for _, name, *_ in self._connection.execute("PRAGMA table_info(tasks)")):
+                    self._connection.execute("ALTER TABLE tasks ADD COLUMN answer TEXT")  # a file from before it
         except BaseException:
             self._connection.close()
             raise
@@ -158,8 +163,11 @@ class ReviewQueue:
             )
         return [ReviewTask(task_id, cause, created_at, until) for task_id, cause, created_at in rows]
 
-    def decide(self, task_id: str, approved: bool, reviewer: str, notes: str = "") -> ReviewDecision:
-        """Keep a decision. The first one stands: the same again, by whomever, returns it, a contrary one is refused.
+    def decide(
+        self, task_id: str, approved: bool, reviewer: str, notes: str = "", answer: str | None = None
+    ) -> ReviewDecision:
+        """Keep a decision, and with it the right answer of whoever made it. The first one stands: the same again, by
+        whomever and with whatever answer, returns it, a contrary one is refused.
 
         Raises UnknownReview for a task that was never queued, has expired or was erased; ReviewConflict for a contrary
         decision, or while another reviewer holds the task; ReviewProblem for notes of more than 2,000 characters.
@@ -182,8 +190,8 @@ class ReviewQueue:
             if holder not in (None, reviewer) and leased_until > now:
                 raise ReviewConflict(f"review {task_id}: {holder} holds it for {leased_until - now:.0f} s more")
             connection.execute(
-                "UPDATE tasks SET approved = ?, reviewer = ?, notes = ?, decided_at = ? WHERE task_id = ?",
-                (int(approved), reviewer, notes, now, task_id),
+                "UPDATE tasks SET approved = ?, reviewer = ?, notes = ?, answer = ?, decided_at = ? WHERE task_id = ?",
+                (int(approved), reviewer, notes, answer, now, task_id),
             )
             decision = _decision(connection, task_id)
             assert decision is not None, "it was decided just now"
@@ -216,10 +224,11 @@ class ReviewQueue:
             return [decision for (task_id,) in rows if (decision := _decision(connection, task_id)) is not None]
 
     def settle(self, task_id: str) -> None:
-        """The decision's effect is durable. Raises UnknownReview when there is no decision on it."""
+        """The decision's effect is durable, and its answer forgotten here. Raises UnknownReview when there is no
+        decision on it."""
         with self._transaction() as connection:
             done = connection.execute(
-                "UPDATE tasks SET is_settled = 1 WHERE task_id = ? AND approved IS NOT NULL", (task_id,)
+                "UPDATE tasks SET is_settled = 1, answer = NULL WHERE task_id = ? AND approved IS NOT NULL", (task_id,)
             )
             if not done.rowcount:
                 raise UnknownReview(f"review {task_id}: there is no decision to settle")
@@ -282,13 +291,14 @@ class ReviewQueue:
 
 def _decision(connection: sqlite3.Connection, task_id: str) -> ReviewDecision | None:
     row = connection.execute(
-        "SELECT cause, approved, reviewer, notes, decided_at FROM tasks WHERE task_id = ? AND approved IS NOT NULL",
+        "SELECT cause, approved, reviewer, notes, answer, decided_at FROM tasks"
+        " WHERE task_id = ? AND approved IS NOT NULL",
         (task_id,),
     ).fetchone()
     if row is None:
         return None
-    cause, approved, reviewer, notes, decided_at = row
-    return ReviewDecision(task_id, cause, bool(approved), reviewer, notes, decided_at)
+    cause, approved, *rest = row
+    return ReviewDecision(task_id, cause, bool(approved), *rest)
 
 
 def _subject_key(subject: str | None) -> str | None:

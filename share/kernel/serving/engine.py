@@ -203,7 +203,7 @@ class InferenceEngine:
         `reviewer` is who is held to it in the queue and the audit log: the id of a key where there are several.
 
         Approved, the answer is right: exactly one update is made of it. Rejected, it is wrong, and `answer` is the
-        right one if the reviewer knows it. Raises UnknownReview, ReviewConflict, ReviewProblem, BufferProblem.
+        right one if the reviewer knows it. Raises UnknownReview, ReviewConflict, ReviewProblem.
         """
         outcome = self._reviews.decide(task_id, approved, reviewer, reviewer_notes, answer)
         if self._releases.check():

@@ -124,18 +124,17 @@ class Reviews:
     def decide(
         self, task_id: str, approved: bool, reviewer: str, notes: str = "", answer: str | None = None
     ) -> ReviewOutcome:
-        """Keep a decision and carry it out. Raises UnknownReview, ReviewConflict, ReviewProblem, BufferProblem."""
+        """Keep a decision and carry it out. Raises UnknownReview, ReviewConflict, ReviewProblem: then nothing of it is
+        kept, its answer neither."""
         if answer is not None and (approved or not 0 < len(answer.strip()) <= ANSWER_CHARACTERS_MAX):
             raise ReviewProblem(
                 f"answer: goes with a rejection, as the right one in 1 to {ANSWER_CHARACTERS_MAX} characters"
             )
         with self._lock:
             before = self._queue.decision(task_id)
-            if before is None and answer is not None:
-                self._queue.find(task_id)
-                self._keep_right_answer(self._known(task_id), self._recorder.redacted(answer.strip()))
             kept = self._recorder.redacted(notes)[:NOTES_CHARACTERS_MAX]  # what is redacted may be longer
-            decision = self._queue.decide(task_id, approved, reviewer, kept)
+            right = None if answer is None else self._recorder.redacted(answer.strip())
+            decision = self._queue.decide(task_id, approved, reviewer, kept, right)
             if task_id in self._sent:
                 effect: Effect = "update"
             elif before is not None and all(each.task_id != task_id for each in self._queue.unsettled()):
@@ -190,9 +189,8 @@ class Reviews:
         if experience is None:
             self._settle(task_id)
             return "remembered"
-        corrected = None if decision.approved else self._buffer.get(_right_id(task_id))
-        verdict: Verdict = "approved" if decision.approved else "rejected" if corrected is None else "corrected"
-        truth = experience.answer if decision.approved else corrected.answer if corrected is not None else None
+        verdict: Verdict = "approved" if decision.approved else "rejected" if decision.answer is None else "corrected"
+        truth = experience.answer if decision.approved else decision.answer
         facts = facts_of(experience)
         if not self._evidence.has(task_id):
             version = experience.policy_version
@@ -201,8 +199,8 @@ class Reviews:
             self._evidence.record(task_id, audit)
             self._count_retrievals(experience, facts, truth)
         self._set_status(experience, Status.APPROVED if decision.approved else Status.REJECTED)
-        if corrected is not None:
-            self._set_status(corrected, Status.APPROVED)
+        if decision.answer is not None:
+            self._remember_right_answer(experience, decision.answer)
         return self._update(experience, facts, verdict, truth)
 
     def _update(self, experience: Experience, facts: Facts, verdict: Verdict, truth: str | None) -> Effect:
@@ -280,11 +278,15 @@ class Reviews:
             self._buffer.record_retrieval(list(succeeded), list(succeeded.values()))
             self._ballots.forget(succeeded)
 
-    def _keep_right_answer(self, experience: Experience, answer: str) -> None:
-        """As an experience of its own that has no vote until the decision stands; the first one is kept."""
+    def _remember_right_answer(self, experience: Experience, answer: str) -> None:
+        """As an experience of its own, in the place of any that was there under its id."""
         id_ = _right_id(experience.id)
-        if id_ in self._buffer:
+        there = self._buffer.get(id_)
+        if there is not None and there.status is Status.APPROVED and there.answer == answer:
             return
+        if there is not None:
+            self._buffer.remove((id_,))
+            self._ballots.forget((id_,))
         metadata = {name: experience.metadata[name] for name in ("client", "answer_type")}
         right = replace(
             experience,
@@ -295,7 +297,7 @@ class Reviews:
             priority=None,
             retrieval_count=0,
             success_count=0,
-            status=Status.QUARANTINED,
+            status=Status.APPROVED,
             metadata=metadata,
         )
         self._buffer.add(right)
