@@ -70,6 +70,28 @@ def test_a_body_that_is_no_object_is_told_so(service: Service, body: bytes, told
     assert (answer.status, answer.json["error"]["message"].startswith(told)) == (422, True), answer.body
 
 
+@pytest.mark.parametrize(
+    ("form", "status", "problem"),
+    [
+        (f"notes={'x' * 20_000}&decision=approve", 413, "the body has more than 20,000 bytes; send less"),
+        ("&".join(f"f{number}=1" for number in range(21)), 422, "the form has more than 20 fields"),
+        ("", 422, "the form says neither approve nor reject"),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_a_page_that_says_why(
+    service: Service, form: str, status: int, problem: str
+) -> None:
+    cookie = {"Cookie": f"pixelis_key={service.keys['reviewer']}"}
+    answer = service.call("POST", "/reviews/never", form.encode(), headers=cookie)
+    assert (answer.status, problem.encode() in answer.body) == (status, True)
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_who_signs_in_with_a_book_is_told_so_without_a_key(service: Service) -> None:
+    answer = service.call("POST", "/login", b"key=" + b"x" * 30_000)
+    assert (answer.status, b"the body has more than 20,000 bytes" in answer.body) == (413, True)
+
+
 def test_a_body_that_is_no_text_is_422(service: Service) -> None:
     answer = service.call("POST", "/v1/chat/completions", b"\xff\xfe", key=service.keys["client"])
     assert answer.status == 422

@@ -70,7 +70,7 @@ class Guarded(APIRoute):
                 _is_json(request)
             limit = door.config.admission.body_bytes_max
             with door.places.one() if self.has_places else nullcontext() as request.state.place:
-                return await handle(Request(request.scope, _within(request, limit)))
+                return await handle(Request(request.scope, within(request, limit)))
 
         return guarded
 
@@ -120,8 +120,9 @@ def _shown(value: str) -> str:
     return " ".join(value.split())[:80]
 
 
-def _within(request: Request, bytes_max: int) -> Receive:
-    """The body of a request while it is not too large, whatever its header says, and while it comes."""
+def within(request: Request, bytes_max: int) -> Receive:
+    """The body of a request while it is not too large, whatever its header says, and while it comes: raises a Refusal
+    of one that is, or that does not."""
     receive, so_far, is_whole = request.receive, 0, False
     said = request.headers.get("content-length", "")
 
@@ -145,7 +146,7 @@ def _within(request: Request, bytes_max: int) -> Receive:
 
 
 def _too_large(bytes_max: int) -> Refusal:
-    return Refusal(413, "too_large", f"the body has more than {bytes_max:,} bytes; send fewer or smaller images")
+    return Refusal(413, "too_large", f"the body has more than {bytes_max:,} bytes; send less, or smaller images")
 
 
-__all__ = ["BODY_TIMEOUT_S", "LOOKERS", "Guarded", "allow", "key_of", "place_of"]
+__all__ = ["BODY_TIMEOUT_S", "LOOKERS", "Guarded", "allow", "key_of", "place_of", "within"]

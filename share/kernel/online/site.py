@@ -22,10 +22,10 @@ from starlette.concurrency import run_in_threadpool
 
 from share.kernel.contracts.serving import Expert
 from share.kernel.errors import KeyRefused, PixelisError, TooManyRequests
-from share.kernel.online.access import LOOKERS
+from share.kernel.online.access import LOOKERS, within
 from share.kernel.online.alerts import Look
 from share.kernel.online.door import door_of
-from share.kernel.online.refusals import status_of
+from share.kernel.online.refusals import Refusal, status_of
 from share.kernel.online.reviews import Verdict
 from share.kernel.online.wire import TRACE_ID
 from share.kernel.serving.keys import ApiKey, Role
@@ -60,7 +60,9 @@ async def sign_in(request: Request) -> Response:
     if not _is_from_here(request):
         return _problem(request, None, 403, "the form does not come from a page of this service")
     door = door_of(request)
-    form = await _form(request)
+    form = await _form(request, None)
+    if isinstance(form, Response):
+        return form
     try:
         key = door.keys.check(form.get("key", "").strip())
         if key.role not in LOOKERS:
@@ -145,7 +147,9 @@ async def decide(task_id: str, request: Request) -> Response:
         return key
     if re.fullmatch(TRACE_ID, task_id) is None:
         return _problem(request, key, 404, "there is no such review")
-    form = await _form(request)
+    form = await _form(request, key)
+    if isinstance(form, Response):
+        return form
     if form.get("decision") not in ("approve", "reject"):
         return _problem(request, key, 422, "the form says neither approve nor reject")
     approved = form["decision"] == "approve"
@@ -250,17 +254,15 @@ async def _done(request: Request, key: ApiKey, action: Callable[[], object], the
     return RedirectResponse(then, 303)
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of an urlencoded form, the first of each name; none of one that is too large."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > FORM_BYTES_MAX:
-            return {}
+async def _form(request: Request, key: ApiKey | None) -> dict[str, str] | Response:
+    """The fields of an urlencoded form, the first of each name; the page to show instead of one that is too large."""
     try:
+        body = await Request(request.scope, within(request, FORM_BYTES_MAX)).body()
         fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FIELDS_MAX)
+    except Refusal as refusal:
+        return _problem(request, key, refusal.status_code, str(refusal.detail))
     except ValueError:
-        return {}
+        return _problem(request, key, 422, f"the form has more than {FIELDS_MAX} fields")
     return {name: values[0] for name, values in fields.items()}
 
 
