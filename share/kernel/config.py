@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from share.kernel.registry import Registry
 
 ENVIRONMENT_PREFIX = "PIXELIS__"
+
+_NAMED = re.compile(r"([a-z][a-z_]*(?:\.[a-z_]+)*): (.+)")
 
 
 class ConfigModel(BaseModel):
@@ -109,7 +112,7 @@ class _ChoiceOf:
         settings = dict(value)
         name = settings.pop("name", None)
         if not isinstance(name, str):
-            raise _mistake(f"needs 'name', the name of a {self.kind}")
+            raise _mistake(f"needs 'name', which {self.kind} it is")
         if registry is None:
             if settings:
                 raise _mistake("settings of a nested backend can only be checked with a registry: use validate()")
@@ -297,6 +300,10 @@ def _line(mistake: Any) -> str:
         message = f"must be a list; set {path}=[…]"
     elif mistake["type"] in ("dict_type", "mapping_type", "model_type"):
         message = f"must be a mapping of keys to values; set {path}.KEY=…"
+    elif mistake["type"] == "value_error" and isinstance(mistake["input"], Mapping):
+        named = _NAMED.fullmatch(message)  # a check of several keys names the one that is to be changed
+        if named is not None:
+            return f"{'.'.join([*map(str, mistake['loc']), named[1]])}: {named[2]}"
     return " ".join(f"{path}: {message[:1].lower()}{message[1:]} (given: {mistake['input']!r:.80})".split())
 
 

@@ -128,7 +128,7 @@ MISTAKES = {
     "inner=1": "inner: must be a mapping of keys to values; set inner.KEY=… (given: 1)",
     "inner.rewards=plain": "inner.rewards: must be a list; set inner.rewards=[…] (given: 'plain')",
     "iner=1": "iner: no such key; did you mean 'inner'?",
-    "other.window=1": "other: needs 'name', the name of a reward",
+    "other.window=1": "other: needs 'name', which reward it is",
     "inner": "inner: an override is key.path=value",
     "inner..x=1": "inner..x=1: 'inner..x' is not a key path",
     "inner=[": "inner=[: the value is not YAML: line 1:",

@@ -12,7 +12,7 @@ from share.kernel.config import Choice, ConfigModel, choice
 from share.kernel.online.alerts import AlertsConfig
 from share.kernel.online.listening import bound
 from share.kernel.online.premises import check_directory
-from share.kernel.policy.loading import PolicyConfig
+from share.kernel.policy.loading import PolicyConfig, device_of
 from share.kernel.report.trackers import Trackers
 from share.kernel.serving.admission import AdmissionConfig
 from share.kernel.serving.batching import BatchingConfig
@@ -80,11 +80,13 @@ class OnlineConfig(ConfigModel):
     def _is_one_policy(self) -> OnlineConfig:
         for name in ("policy", "operations"):
             if getattr(self, name) != getattr(self.update, name):
-                raise ValueError(f"update.{name}: must be the {name} that is served; leave it out")
+                raise ValueError(f"update.{name}: must be what is served; leave it out")
         return self
 
     def check_here(self, workdir: Path) -> None:
-        """That the address can be listened on, and the directory used. Raises ConfigError."""
+        """That the device is there, the address can be listened on, and the directory used. Raises ConfigError, and
+        PolicyError of the device."""
+        device_of(self.policy.device)
         bound(self.host, self.port).close()
         directory = self.directory or workdir / DIRECTORY
         if self.directory or (directory.exists() and not self.demo_items):  # else the run makes it where it is itself

@@ -160,7 +160,7 @@ def load_policy(config: PolicyConfig) -> Policy:
     directory = Path(config.path) if config.path is not None else STARTER
     if not (directory / "config.json").is_file():
         raise PolicyError(f"policy.path: {directory} holds no config.json; {_REMEDY}")
-    device = _device(config.device)
+    device = device_of(config.device)
     torch.set_num_threads(config.threads)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -277,7 +277,8 @@ def _prepared(model: Any, config: PolicyConfig) -> Any:
     return model
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The torch device of that name; `auto` takes a GPU when there is one. Raises PolicyError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -295,6 +296,7 @@ __all__ = [
     "LoRAConfig",
     "Policy",
     "PolicyConfig",
+    "device_of",
     "image_token",
     "load_policy",
     "read_image_encoder",
