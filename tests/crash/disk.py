@@ -244,6 +244,11 @@ class SimulatedFile:
     def punch(self, offset: int, count: int) -> None:
         self._change("punch", offset, count, None)
 
+    def begin_sync(self, offset: int, count: int) -> None:
+        """What was written may be lost afterwards as it may before."""
+        with self._disk._lock:
+            self._begin(write=True)
+
     def sync(self) -> None:
         with self._disk._lock:
             self._begin()

@@ -54,7 +54,16 @@ class FailsAt:
             case "EIO":
                 return True
             case "ENOSPC" | "EDQUOT":
-                return call.name in {"make_directory", "create", "write", "link", "rename", "sync", "punch"}
+                return call.name in {
+                    "make_directory",
+                    "create",
+                    "write",
+                    "link",
+                    "rename",
+                    "begin_sync",
+                    "sync",
+                    "punch",
+                }
             case "EROFS" | "EACCES":
                 return call.name in {"make_directory", "create", "open to write", "link", "rename", "unlink"}
             case "EMFILE":

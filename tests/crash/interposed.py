@@ -86,6 +86,9 @@ class InterposedFile:
     def punch(self, offset: int, count: int) -> None:
         self._through("punch", lambda: self._file.punch(offset, count), offset=offset, size=count)
 
+    def begin_sync(self, offset: int, count: int) -> None:
+        self._through("begin_sync", lambda: self._file.begin_sync(offset, count), offset=offset, size=count)
+
     def sync(self) -> None:
         self._through("sync", self._file.sync)
 

@@ -81,6 +81,7 @@ class LogWorld(Workload[Session, LogModel]):
             self.cut_power: 1,
             self.usurp: 0.5,
             self.append_with_fault: 3,
+            self.append_and_fail_meanwhile: 1,
             self.open_with_fault: 1,
             self.read_all: 1,
         }
@@ -124,6 +125,19 @@ class LogWorld(Workload[Session, LogModel]):
         else:
             self.model.acknowledge(batch, locations)
         self.writer.fault = None
+        self.model.compare(list(log.scan()), is_new_writer=False)
+
+    def append_and_fail_meanwhile(self) -> None:
+        """The disk takes the records, and what is prepared beside them fails."""
+
+        def fail() -> None:
+            raise BufferUnavailable("it cannot be prepared")
+
+        log, batch = self.log, self._batch()
+        self.moves.append(f"append {[len(payload) for _, payload in batch]} and fail meanwhile")
+        self.model.begin(batch)
+        with contextlib.suppress(BufferUnavailable):
+            log.append(parts_of(batch, self.rng), fail)
         self.model.compare(list(log.scan()), is_new_writer=False)
 
     def open_with_fault(self) -> None:

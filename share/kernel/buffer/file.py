@@ -127,7 +127,12 @@ class FileLog:
         with reading(self._directory), self._chain.files.borrowed(segments[-1].ordinal) as file:
             return sum(segment.end or 0 for segment in segments[:-1]) + file.size
 
-    def append(self, records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]], /) -> list[int]:
+    def append(
+        self,
+        records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]],
+        /,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[int]:
         """See `RecordLog.append`."""
         if not records:
             return []
@@ -138,6 +143,8 @@ class FileLog:
             parts, locations, end = self._pack(records, active)
         try:
             active.file.pwrite(parts, active.end)
+            active.file.begin_sync(active.end, end - active.end)
+            meanwhile()
             active.file.sync()
         except BaseException as error:
             # What reached the disk must not be read again, nor be followed by frames that make it look acknowledged.

@@ -128,7 +128,12 @@ class TableLog:
     def cut(self) -> Finding | None:
         return None  # a transaction is there whole or not at all
 
-    def append(self, records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]], /) -> list[int]:
+    def append(
+        self,
+        records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]],
+        /,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[int]:
         """See `RecordLog.append`."""
         self._require_write()
         if not records:
@@ -139,6 +144,7 @@ class TableLog:
             parts, _ = pack_frame(type_, payload, sequence=sequence, epoch=self._epoch, durable=self._next_sequence - 1)
             frames.append((sequence, b"".join(parts)))
             sequence += 1
+        meanwhile()
         self._commit(frames)
         locations = list(range(self._next_sequence, sequence))
         self._next_sequence = sequence

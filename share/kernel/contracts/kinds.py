@@ -106,11 +106,18 @@ class RecordLog(Protocol):
         """Number of this writer, greater than that of every writer before; of a reader, that of the last writer."""
         ...
 
-    def append(self, records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]], /) -> list[int]:
+    def append(
+        self,
+        records: Sequence[tuple[RecordType, Sequence[bytes | memoryview]]],
+        /,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[int]:
         """Append records (type, parts of the payload), all durable at return, with one sync for all of them.
 
-        Returns their locations. After an error none of them counts as accepted, a later append may succeed, and
-        whatever of them reached the disk is never read again.
+        Returns their locations. `meanwhile` is called before they are durable, if it can be while the disk works on
+        them: it may prepare what is to be seen afterwards, and nothing of that may be seen if there is an error, of
+        which one that it raises itself is one. After an error none of them counts as accepted, a later append may
+        succeed, and whatever of them reached the disk is never read again.
         """
         ...
 

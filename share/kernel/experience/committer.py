@@ -2,8 +2,9 @@
 
 Whoever comes first leads: it takes all who wait into a batch, appends it, applies it to memory and wakes them; of those
 that came meanwhile the first leads next. A single caller hands over to nobody and pays for its own sync, nothing else.
-Where several came lately, a leader waits a moment for them: far shorter than a sync, which they then share. Nothing is
-applied or acknowledged before it is durable and the lock is known to be still ours.
+Where several came lately, a leader waits a moment for them: far shorter than a sync, which they then share. While the
+disk works, what follows is prepared where nobody looks. Nothing is applied or acknowledged before it is durable and the
+lock is known to be still ours.
 """
 
 from __future__ import annotations
@@ -174,13 +175,8 @@ class Committer:
         if self._fenced:
             raise BufferFenced(self._fenced)
         vectors_ND = stacked(batch.heads)
-        if batch.heads:
-            try:  # before it counts, or a full disk would be found out too late
-                self._vectors.append(self._memory.table.stop, vectors_ND)
-            except OSError as error:
-                raise problem(error, f"{self._vectors.path}: cannot be written") from error
         started = time.perf_counter()
-        locations = self._log.append(batch.records)
+        locations = self._log.append(batch.records, lambda: self._prepare(vectors_ND))
         self._sync_s = time.perf_counter() - started
         try:
             self._lock.check()
@@ -192,6 +188,16 @@ class Committer:
         self.num_syncs += 1
         self.num_records += len(locations)
         self.group_size_max = max(self.group_size_max, len(locations))
+
+    def _prepare(self, vectors_ND: NDArray[np.float32]) -> None:
+        """What can be done of an add before it counts: a full disk would be found out too late behind it."""
+        if len(vectors_ND):
+            first_row = self._memory.table.stop
+            try:
+                self._vectors.append(first_row, vectors_ND)
+            except OSError as error:
+                raise problem(error, f"{self._vectors.path}: cannot be written") from error
+            self._memory.retriever.prepare(first_row, vectors_ND)
 
     def _apply(self, batch: Batch, locations: Sequence[int], vectors_ND: NDArray[np.float32]) -> None:
         table, follower = self._memory.table, self._memory
@@ -207,7 +213,8 @@ class Committer:
                 stop += 1
             at = slice(taken, taken + stop - first)
             sequences = range(batch.next_sequence + first, batch.next_sequence + stop)
-            add(table, sequences, locations[first:stop], batch.heads[at], vectors_ND[at], follower)
+            run_ND = vectors_ND if stop - first == len(vectors_ND) else vectors_ND[at]  # all: as they were prepared
+            add(table, sequences, locations[first:stop], batch.heads[at], run_ND, follower)
             first, taken = stop, at.stop
 
 

@@ -12,12 +12,13 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
+SYNC_FILE_RANGE_WRITE = 2
 _PIECE_BYTES_MAX = mmap.PAGESIZE * mmap.PAGESIZE // 8  # a huge page: as many pages as fit 8-byte entries into one
 
 
@@ -38,6 +39,13 @@ class File(Protocol):
 
     def punch(self, offset: int, count: int) -> None:
         """Turn a range into zeros and give its space back where the file system can."""
+        ...
+
+    def begin_sync(self, offset: int, count: int) -> None:
+        """Let the disk begin with what was written there, where the system can, and do not wait for it.
+
+        Nothing is durable by that, only `sync` makes it so; an OSError is to be taken as one of `sync`.
+        """
         ...
 
     def sync(self) -> None:
@@ -92,6 +100,19 @@ class Disk(Protocol):
         ...
 
 
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Of Linux, which begins to write pages and returns; None elsewhere."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return cast("Callable[[int, int, int, int], int] | None", function)
+
+
+_begin_writing = _sync_file_range()
+_REFUSED_HERE = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
+"""What a sandbox or a file system says that does not know the call: then `sync` does all."""
+
+
 class RealFile:
     """A file of the operating system."""
 
@@ -133,6 +154,13 @@ class RealFile:
             zeros = bytes(1 << 20)
             for start in range(offset, min(offset + count, self.size), len(zeros)):
                 self.pwrite([zeros[: min(len(zeros), offset + count - start)]], start)
+
+    def begin_sync(self, offset: int, count: int) -> None:
+        if _begin_writing is None or _begin_writing(self._descriptor, offset, count, SYNC_FILE_RANGE_WRITE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in _REFUSED_HERE:
+            raise OSError(number, os.strerror(number))
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)

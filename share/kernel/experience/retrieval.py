@@ -63,6 +63,14 @@ class _State(NamedTuple):
     stop: int = 0
 
 
+class _Prepared(NamedTuple):
+    """An append that has not been asked for yet."""
+
+    before: _State
+    vectors: NDArray[Any]
+    after: _State
+
+
 class Retriever:
     """Searches the rows of a matrix. One thread appends and swaps, any number search; nobody waits for anybody."""
 
@@ -71,6 +79,7 @@ class Retriever:
         self._vectors = vectors
         self._dtype: DTypeLike = vectors.dtype
         self._state = _State()
+        self._prepared: _Prepared | None = None
         self._changing = threading.Lock()
 
     @property
@@ -90,26 +99,17 @@ class Retriever:
         They may be given as the matrix keeps them or as float32. The first call says where the rows begin; later ones
         go on without a gap.
         """
-        rounded_ND = to_float32(np.asarray(vectors_ND).astype(self._dtype, copy=False))
         with self._changing:
-            state = self._state
-            if state.tail is None:
-                state = state._replace(sketch_start=first_row, tail_start=first_row, stop=first_row)
-                state = self._with_room(state)
-            assert first_row == state.stop, f"row {state.stop} comes next, not {first_row}"
-            done = 0
-            while done < len(rounded_ND):
-                assert state.tail is not None
-                used = state.stop - state.tail_base
-                take = min(len(rounded_ND) - done, FIRST_ROWS - used)
-                state.tail[used : used + take] = rounded_ND[done : done + take]
-                state = state._replace(stop=state.stop + take)
-                done += take
-                if used + take == FIRST_ROWS:
-                    state = self._with_room(self._sketched(state))
-                elif state.sketch is not None and state.stop - state.tail_start >= 2 * TAIL_ROWS:
-                    state = self._sketched(state)
-            self._state = state
+            prepared, self._prepared = self._prepared, None
+            if prepared is not None and prepared.before is self._state and prepared.vectors is vectors_ND:
+                self._state = prepared.after
+            else:
+                self._state = self._with_rows(self._state, first_row, vectors_ND)
+
+    def prepare(self, first_row: int, vectors_ND: NDArray[Any]) -> None:
+        """Do the work of the `append` of the same array that may come next; no search sees anything of it before."""
+        before = self._state
+        self._prepared = _Prepared(before, vectors_ND, self._with_rows(before, first_row, vectors_ND))
 
     def set_base(self, built: BuiltIndex, rows_below: int) -> None:
         """Answer for all rows below `rows_below` from this index from now on; searches that run go on with the old."""
@@ -162,6 +162,27 @@ class Retriever:
             here = (self._vectors.block(start, end) @ query_D)[at]
             rows, similarities = _best(np.concatenate([rows, at + start]), np.concatenate([similarities, here]), k)
         return rows, similarities
+
+    def _with_rows(self, state: _State, first_row: int, vectors_ND: NDArray[Any]) -> _State:
+        """The state with these rows behind its own, written where it does not count."""
+        rounded_ND = to_float32(np.asarray(vectors_ND).astype(self._dtype, copy=False))
+        if state.tail is None:
+            state = state._replace(sketch_start=first_row, tail_start=first_row, stop=first_row)
+            state = self._with_room(state)
+        assert first_row == state.stop, f"row {state.stop} comes next, not {first_row}"
+        done = 0
+        while done < len(rounded_ND):
+            assert state.tail is not None
+            used = state.stop - state.tail_base
+            take = min(len(rounded_ND) - done, FIRST_ROWS - used)
+            state.tail[used : used + take] = rounded_ND[done : done + take]
+            state = state._replace(stop=state.stop + take)
+            done += take
+            if used + take == FIRST_ROWS:
+                state = self._with_room(self._sketched(state))
+            elif state.sketch is not None and state.stop - state.tail_start >= 2 * TAIL_ROWS:
+                state = self._sketched(state)
+        return state
 
     def _search_base(
         self, base: BuiltIndex, query_D: NDArray[np.float32], k: int, alive: NDArray[Any], row_base: int
