@@ -114,6 +114,10 @@ class TaskQuarantined(TransportError):
     """The task killed too many workers and is not tried again until an operator releases it."""
 
 
+class TaskWithdrawn(TransportError):
+    """The task was taken back before a worker had it: what it was about is to be forgotten."""
+
+
 class GateMismatch(PixelisError):
     """A decision of the gate does not follow from what the log says before it. The message names request and field."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from share.kernel.errors import QueueFull, SlabFull, TaskQuarantined, TransportError
+from share.kernel.errors import QueueFull, SlabFull, TaskQuarantined, TaskWithdrawn, TransportError
 from share.kernel.events import StructuredLogger
 from share.kernel.transport.backlog import Backlog, Confirmation, Job
 from share.kernel.transport.ledger import Ledger
@@ -160,3 +160,16 @@ def test_what_is_given_up_is_told_so(backlog: Backlog) -> None:
         with pytest.raises(TransportError, match="closed before it was done"):
             future.result(0)
     assert len(backlog) == 0
+
+
+def test_what_is_withdrawn_is_told_so_and_what_the_worker_has_is_left(
+    backlog: Backlog, memory: SharedMemoryManager
+) -> None:
+    sent, waiting = queue(backlog, "a"), queue(backlog, "b")
+    backlog.mark_sent()
+    backlog.withdraw(["a", "b"])
+    tell(backlog)
+    with pytest.raises(TaskWithdrawn, match="before the worker had it"):
+        waiting.result(0)
+    assert not sent.done()
+    assert (len(backlog), memory.get_status().free_slots) == (1, 3)

@@ -19,6 +19,7 @@ from share.kernel.errors import (
     QueueFull,
     SlabFull,
     TaskQuarantined,
+    TaskWithdrawn,
     TransportError,
 )
 from share.kernel.serving.audit_trail import AuditTrail
@@ -181,7 +182,18 @@ class Updates:
                 return UpdateResult.model_validate(done.result().result)
             except ValidationError as problem:
                 error = problem
-        self._troubles.note("update_not_done", type(error).__name__, f"task {task_id}: {error}")
+        match error:
+            case TaskWithdrawn():
+                reason = "withdrawn"
+            case TaskQuarantined():
+                reason = "quarantined"
+            case ValidationError():
+                reason = "not_understood"
+            case _:
+                reason = "closed"
+        # What was withdrawn was about somebody who is forgotten, and the audit log says so: no line about it here.
+        is_asked_for = reason == "withdrawn"
+        self._troubles.note("update_not_done", reason, f"task {task_id}: {error}", quiet=is_asked_for)
         return None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pydantic import JsonValue
 from torch import Tensor
 
-from share.kernel.errors import QueueFull, TaskQuarantined, TransportError
+from share.kernel.errors import QueueFull, TaskQuarantined, TaskWithdrawn, TransportError
 from share.kernel.transport.memory import SharedMemoryInfo, SharedMemoryManager
 from share.kernel.transport.messages import Assign, Confirmed, encode
 from share.kernel.transport.quarantine import Quarantine
@@ -161,7 +161,7 @@ class Backlog:
         """Settle those that wait to be sent: they are not done."""
         for job in [job for job in self._unsent if job.task_id in task_ids]:
             self._unsent.remove(job)
-            self._settle(job, TransportError(f"task {job.task_id!r}: was withdrawn before the worker had it"))
+            self._settle(job, TaskWithdrawn(f"task {job.task_id!r}: was withdrawn before the worker had it"))
 
     def give_up(self) -> None:
         """Settle what is left: it was not done."""

@@ -142,10 +142,10 @@ class WorkerSupervisor:
     def submit(self, task: Task) -> Future[Confirmation]:
         """Accept a task: its tensors are copied before this returns.
 
-        The future raises TaskQuarantined when the task killed too many workers, and TransportError when the supervisor
-        was closed before the task was done. Raises SlabFull and QueueFull when there is no room now, TensorTooLarge
-        when there never is, TaskQuarantined, LearningSuspended, and TransportError for a task that is on its way
-        already or cannot be said in one message.
+        The future raises TaskQuarantined when the task killed too many workers, TaskWithdrawn when it was withdrawn,
+        and TransportError when the supervisor was closed before the task was done. Raises SlabFull and QueueFull when
+        there is no room now, TensorTooLarge when there never is, TaskQuarantined, LearningSuspended, and TransportError
+        for a task that is on its way already or cannot be said in one message.
         """
         with self._lock:
             self._check_acceptable(task)
@@ -181,7 +181,7 @@ class WorkerSupervisor:
             self._quarantine.release(task_id)
 
     def withdraw(self, task_ids: Collection[str]) -> None:
-        """Settle tasks that the worker was not told of yet: their futures raise TransportError. Others are left."""
+        """Settle tasks that the worker was not told of yet: their futures raise TaskWithdrawn. Others are left."""
         with self._lock:
             if not self._is_ended:  # then all are settled
                 self._backlog.withdraw(task_ids)
