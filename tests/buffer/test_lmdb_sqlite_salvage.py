@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from pathlib import Path
+from struct import Struct
 
 import pytest
 
+from share.kernel.buffer.lmdb_pages import BRANCH
 from share.kernel.contracts.experience import RecordType
 from share.kernel.contracts.kinds import Storage
 from share.kernel.errors import BufferProblem
@@ -15,6 +17,7 @@ from share.kernel.experience.disk import RealDisk
 from tests.buffer.test_table import STORAGES, add, told
 
 PAGE = 4096
+_PAGE = Struct("<QHHHH")  # of lmdb: number, padding, flags, end of the nodes' offsets, begin of the nodes
 NAMES = {"lmdb": "data.mdb", "sqlite": "log.sqlite"}
 PAYLOADS = [bytes([65 + number % 26]) * (37 * number % 900) + b"%d" % number for number in range(60)]
 PAYLOADS[20:20] = [b"big" * 5000, b"bigger" * 9000]
@@ -93,6 +96,30 @@ def test_an_lmdb_file_that_leads_out_of_itself_is_a_finding_and_not_the_end_of_v
     assert "SIGBUS" in finding.problem
     assert finding.is_loss
     assert salvaged(tmp_path, storage) == written
+
+
+@pytest.mark.parametrize(("to_itself", "problem"), [(True, "SIGABRT"), (False, "leads back")])
+def test_an_lmdb_tree_that_leads_back_is_a_finding_and_not_a_verify_without_end(
+    tmp_path: Path, to_itself: bool, problem: str
+) -> None:
+    storage = STORAGES["lmdb"]
+    with closing(storage.open(tmp_path, RealDisk(), "write")) as log:
+        for _ in range(60):
+            add(log, bytes(900))
+    [path] = tmp_path.rglob("data.mdb")
+    content = bytearray(path.read_bytes())
+    for page in range(2 * PAGE, len(content), PAGE):
+        _, _, flags, lower, _ = _PAGE.unpack_from(content, page)
+        if flags == BRANCH:
+            nodes = [page + int.from_bytes(content[at : at + 2], "little") for at in range(page + 16, page + lower, 2)]
+            assert len(nodes) > 8
+            child = content[page : page + 6] if to_itself else content[nodes[0] : nodes[0] + 6]
+            for node in nodes[1:]:  # each of these would be gone through as often as there are ways to it
+                content[node : node + 6] = child
+    path.write_bytes(content)
+    [finding] = storage.verify(tmp_path, RealDisk(), progress=lambda done, in_all: None)
+    assert problem in finding.problem
+    assert finding.is_loss
 
 
 @pytest.mark.parametrize("name", STORAGES)

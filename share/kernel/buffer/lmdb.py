@@ -34,10 +34,15 @@ _READ = """
 import lmdb, os, sys
 with lmdb.open(sys.argv[1], map_size=1 << 46, readonly=True, lock=os.access(sys.argv[1] + "/lock.mdb", os.W_OK)) as log:
     with log.begin() as transaction:
-        for _ in transaction.cursor():
-            pass
+        last = b""
+        for key, _ in transaction.cursor():
+            if key <= last:
+                sys.exit(3)
+            last = key
 """
-"""Reads all of a database, in a process of its own."""
+"""Reads all of a database, in a process of its own. That ends, however the tree is broken: keys that only grow are no
+more than the file has room for, and where they do not, the tree leads back to where it was."""
+_ROUND_AND_ROUND = 3
 
 
 class LmdbStorageConfig(ConfigModel):
@@ -62,14 +67,18 @@ class LmdbStorage:
         return TableLog(directory / "log", disk, open_table, to_write=mode == "write", salvage=wreck)
 
     def verify(self, directory: Path, disk: Disk, /, *, progress: Callable[[int, int], None]) -> Iterator[Finding]:
-        """See `Storage.verify`. A child looks first: a number that leads out of the file ends the process by SIGBUS."""
+        """See `Storage.verify`. A child looks first: a number that leads out of the file ends the process by SIGBUS,
+        one to a page of another kind by SIGABRT, and pages that many numbers lead to are gone through as often."""
         for path in sorted((directory / "log").glob("*/data.mdb"))[-1:]:
             read = None
             with contextlib.suppress(OSError):  # where no process can be started this one looks, at its own risk
                 read = subprocess.run([sys.executable, "-c", _READ, path.parent], capture_output=True, check=False)
             if read is not None and read.returncode < 0:
                 name = signal.Signals(-read.returncode).name
-                yield Finding(str(path), 0, f"its tree leads out of the file, which ends its reader by {name}", True)
+                yield Finding(str(path), 0, f"its tree cannot be followed: it ends its reader by {name}", True)
+                return
+            if read is not None and read.returncode == _ROUND_AND_ROUND:
+                yield Finding(str(path), 0, "its tree leads back to where it was: its keys are not in order", True)
                 return
         open_table = partial(LmdbTable, bytes_max=self._config.bytes_max)
         yield from table_findings(directory / "log", disk, open_table, progress)
