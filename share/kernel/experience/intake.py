@@ -26,7 +26,8 @@ from share.kernel.experience.wire import (
 )
 
 CONNECTIONS_MAX = 1024
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES = 1 << 16
+"""At once from a producer: memory for a megabyte costs more to get than a usual addition to receive (13 us, 1.5 us)."""
 
 
 class Intake:
