@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from pathlib import Path
 
-from share.kernel.events import StructuredLogger
+import pytest
+
+from share.kernel.events import FRAMES, StructuredLogger, whereabouts
 
 
 def read(path: Path) -> list[dict[str, object]]:
@@ -70,3 +73,18 @@ def test_events_after_closing_are_dropped(tmp_path: Path) -> None:
     logger.close()
     logger.info("late", "a thread that outlived its run")
     assert (tmp_path / "events.jsonl").read_text() == ""
+
+
+def test_of_an_error_its_type_and_place_are_told_and_not_its_message() -> None:
+    def broken(depth: int) -> None:
+        if depth == 0:
+            raise OSError(28, "jane.roe@example.org")
+        broken(depth - 1)
+
+    with pytest.raises(OSError, match="jane") as caught:
+        broken(9)
+    place = r"test_events\.py:\d+ broken"
+    assert re.fullmatch(
+        rf"OSError \(No space left on device\) at {' > '.join([place] * FRAMES)}", whereabouts(caught.value)
+    )
+    assert whereabouts(ValueError("jane.roe@example.org")) == "ValueError"

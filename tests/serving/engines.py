@@ -93,11 +93,12 @@ class Maker:
         disk: Disk | None = None,
         batching: Mapping[str, object] | None = None,
         transport: Mapping[str, object] | None = None,
+        logger: StructuredLogger | None = None,
         **settings: Any,
     ) -> Parts:
         settings = {"review": EVERYTHING_IS_AUDITED, "consult_ms": 1000 * PATIENCE_S, **settings}
         config = validate(EngineConfig, settings, self.registry)
-        logger = StructuredLogger(None, run_id="", backend="test")
+        logger = logger or StructuredLogger(None, run_id="", backend="test")
         dimension = self.policy.base.get_input_embeddings().weight.shape[1]
         remembered = ExperienceBufferConfig(dimension=dimension, check_recall_every=0)
         buffer = open_buffer(directory / "buffer", remembered, self.registry, clock=clock, disk=disk)

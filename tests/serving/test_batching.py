@@ -30,6 +30,7 @@ from tests.serving.test_answers import Reader
 from tests.serving.variants import ALONE, alone, request, texts, variant, zooming
 
 PATIENCE_S = 120.0
+LOGGER = StructuredLogger(None, run_id="test", backend="test")
 Start = Callable[..., Batcher]
 
 
@@ -59,14 +60,19 @@ def start(served: ServedPolicies) -> Iterator[Start]:
     batchers: list[Batcher] = []
     held: list[Held] = []
 
-    def begin(operation: Held | None = None, served: ServedPolicies = served, **settings: Any) -> Batcher:
+    def begin(
+        operation: Held | None = None,
+        served: ServedPolicies = served,
+        logger: StructuredLogger = LOGGER,
+        **settings: Any,
+    ) -> Batcher:
         policy = served.frozen().policy
         operator = zooming(policy)
         if operation is not None:
             operator = Operator({"ZOOM_IN": operation}, Limits(timeout_s=PATIENCE_S), fit=policy.fit)
             held.append(operation)
         config = BatchingConfig(**{"turns_max": ALONE.turns_max, "tokens_max": ALONE.tokens_max, **settings})
-        batchers.append(Batcher(served, operator, config, StructuredLogger(None, run_id="test", backend="test")))
+        batchers.append(Batcher(served, operator, config, logger))
         return batchers[-1]
 
     yield begin
@@ -345,15 +351,20 @@ def test_a_forward_that_fails_fails_its_requests_and_no_later_ones(
 
     def break_down(*_: object) -> None:
         if is_broken.is_set():
-            raise RuntimeError("out of memory")
+            raise RuntimeError("out of memory over jane.roe@example.org")
 
     policy.backbone.language.register_forward_pre_hook(break_down)  # type: ignore[union-attr]
-    batcher = start(served=ServedPolicies(lambda: policy, VersionStore(tmp_path / "broken")))
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="test", backend="test")
+    batcher = start(served=ServedPolicies(lambda: policy, VersionStore(tmp_path / "broken")), logger=logger)
     is_broken.set()
     with pytest.raises(RuntimeError, match="out of memory"):
         result(batcher.submit(request(questions[0])))
     is_broken.clear()
     assert result(batcher.submit(request(questions[0]))).answer == (alone(starter, questions[0]).trajectory.answer)
+    logger.close()
+    written = (tmp_path / "events.jsonl").read_text()
+    assert "1 requests failed: RuntimeError at " in written
+    assert "jane.roe" not in written, "the message may hold what a user sent"
 
 
 def test_closing_finishes_what_was_taken_and_takes_no_more(start: Start, questions: list[Prompt]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from share.kernel.contracts.trajectory import Action
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
 from share.kernel.data.checkers import canonical
 from share.kernel.errors import ServiceFull, UnknownTrace
+from share.kernel.events import StructuredLogger
 from share.kernel.privacy.redaction import RedactionConfig, Redactor
 from share.kernel.serving.answering import UNKNOWN, operations_called
 from share.kernel.serving.consultation import Consultation
@@ -41,6 +43,16 @@ class Stuck:
     def vote(self, policy: Vote, others: Sequence[Vote], answer_type: AnswerType, /) -> VotingResult:
         self.is_let_go.wait()
         raise RuntimeError("no idea")
+
+
+class Parrot:
+    """A stranger's voter whose errors repeat what a user wrote."""
+
+    def vote(self, policy: Vote, others: Sequence[Vote], answer_type: AnswerType, /) -> VotingResult:
+        raise ValueError(f"could not convert string to float: {SECRET!r}")
+
+
+SECRET = "jane.roe@example.org"
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -251,6 +263,22 @@ def test_nothing_personal_and_no_pixel_reaches_the_disk(make: Maker, tmp_path: P
         assert b"jane.roe" not in content, path
         assert b"4111 1111" not in content, path
         assert pixels[:64] not in content, path
+
+
+def test_an_error_that_repeats_what_a_user_wrote_is_logged_without_it(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="run-1", backend="test")
+    parts = make(tmp_path, voter=Parrot(), logger=logger)
+    for _ in range(2):
+        parts.ask(questions[0])
+    parts.engine.close()
+    logger.close()
+    assert parts.engine.get_statistics().memory.policy_only == {"failed": 1}
+    written = (tmp_path / "events.jsonl").read_text()
+    assert "ValueError at " in written
+    assert re.search(r"test_engine_answers\.py:\d+ vote", written), "where it was raised"
+    assert all(SECRET.encode() not in content for content in contents(tmp_path).values())
 
 
 def test_an_operation_that_a_policy_made_up_names_nobody(make: Maker, tmp_path: Path, questions: list[Prompt]) -> None:

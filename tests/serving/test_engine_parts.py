@@ -285,14 +285,15 @@ def test_a_gate_goes_on_after_a_restart_and_begins_anew_with_the_day_or_other_se
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_fails_behind_the_answers_takes_nothing_with_it() -> None:
-    troubles = Troubles(LOGGER)
+def test_what_fails_behind_the_answers_takes_nothing_with_it_and_its_message_nowhere(tmp_path: Path) -> None:
+    logger = StructuredLogger(tmp_path / "events.jsonl", run_id="", backend="")
+    troubles = Troubles(logger)
     behind = Behind(2, troubles)
     is_let_go, done = threading.Event(), []
 
     def broken() -> None:
         is_let_go.wait()
-        raise RuntimeError("of itself")
+        raise RuntimeError("not to be stored: jane.roe@example.org")
 
     assert behind.offer(broken)
     assert behind.offer(lambda: done.append("second"))
@@ -303,6 +304,10 @@ def test_what_fails_behind_the_answers_takes_nothing_with_it() -> None:
     behind.close()
     with pytest.raises(EngineClosed):
         behind.ask(lambda: None)
+    logger.close()
+    written = (tmp_path / "events.jsonl").read_text()
+    assert "RuntimeError at behind.py" in written
+    assert "jane.roe" not in written
 
 
 def test_troubles_are_counted_always_and_logged_once_a_minute(tmp_path: Path) -> None:

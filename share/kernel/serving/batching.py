@@ -23,6 +23,7 @@ from pydantic import Field
 from share.kernel.config import ConfigModel
 from share.kernel.contracts.task import Prompt
 from share.kernel.errors import DeadlineExceeded, EngineClosed, RequestDropped, ServiceFull
+from share.kernel.events import StructuredLogger, whereabouts
 from share.kernel.policy.conversation import Conversation, copy_scene
 from share.kernel.policy.rollout import Flight, RolloutConfig, open_flight, open_prompt
 from share.kernel.policy.sampling import Draws, RolloutKey, row_key
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from share.kernel.contracts.serving import Listener, Request
     from share.kernel.contracts.trajectory import Trajectory
     from share.kernel.contracts.vision import Scene
-    from share.kernel.events import StructuredLogger
     from share.kernel.media.operator import Operator
     from share.kernel.policy.rollout import OpenedPrompt
     from share.kernel.serving.weights import Served, ServedPolicies
@@ -408,7 +408,7 @@ class Batcher:
         """Requests that were decoded together fail together; those of other versions, and later ones, do not."""
         self.logger.error(
             "batch_failed",
-            f"{len(aloft.requests)} requests failed: {type(error).__name__}: {error}",
+            f"{len(aloft.requests)} requests failed: {whereabouts(error)}",
             policy_version=aloft.served.version,
         )
         self._aloft = {key: each for key, each in self._aloft.items() if each is not aloft}

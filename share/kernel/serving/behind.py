@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from share.kernel.errors import EngineClosed
+from share.kernel.events import whereabouts
 from share.kernel.serving.troubles import Troubles
 
 Result = TypeVar("Result")
@@ -86,7 +87,7 @@ class Behind:
             try:
                 work()
             except Exception as error:  # the thread is the boundary: no piece of work may take the next one with it
-                self._troubles.note("behind_failed", type(error).__name__, f"{type(error).__name__}: {error}")
+                self._troubles.note("behind_failed", type(error).__name__, whereabouts(error))
             with self._changed:
                 self._num_open -= 1
 

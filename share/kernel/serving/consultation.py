@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from share.kernel.contracts.kinds import Voter
 from share.kernel.contracts.voting import AnswerType, Vote, VotingResult
 from share.kernel.errors import ExperienceRefused
+from share.kernel.events import whereabouts
 from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.serving.ballots import Ballots
 
@@ -279,7 +280,7 @@ class _Case:
 
 
 def _failed(error: Exception) -> Consultation:
-    return Consultation(None, problem="failed", detail=f"{type(error).__name__}: {error}")
+    return Consultation(None, problem="failed", detail=whereabouts(error))
 
 
 def supporters(votes: VotingResult) -> Sequence[Vote]:
