@@ -188,7 +188,7 @@ def test_the_id_of_a_completion_is_told_from_that_of_its_answer(service: Service
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("GET", "/docs", 404, "/docs: there is no such route; GET /openapi.json lists all of them"),
+        ("GET", "/docs", 404, "/docs: there is no such route; the interface is below /v1, GET /openapi.json"),
         ("POST", "/chat/completions", 404, "/chat/completions: there is no such route"),
         ("GET", "/v1/chat/completions", 405, "/v1/chat/completions: it takes POST, not GET"),
         ("GET", "/v1/models/gpt-5", 422, "model: must be 'pixelis'"),

@@ -142,7 +142,8 @@ def answer_errors(app: FastAPI) -> None:
         if not isinstance(error, Refusal) and error.status_code in (404, 405):
             takes = (error.headers or {}).get("Allow")
             problem = f"it takes {takes}, not {request.method[:20]}" if takes else "there is no such route"
-            message = f"{request.url.path[:80]}: {problem}; GET /openapi.json lists all of them"
+            remedy = "the interface is below /v1, GET /openapi.json lists all of it"
+            message = f"{request.url.path[:80]}: {problem}; {remedy}"
         response = _response(error.status_code, told(error.status_code, message, code, param))
         response.headers.update(error.headers or {})
         return response
