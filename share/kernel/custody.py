@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -130,7 +131,7 @@ def _compact(registry: Registry, arguments: argparse.Namespace) -> int:
 
 def _rebuild(registry: Registry, arguments: argparse.Namespace) -> int:
     with _opened(registry, arguments) as buffer:
-        with _bar("rebuild", "index"):
+        with _clock("rebuild"):
             buffer.rebuild()
         metrics = buffer.metrics()
         _print({key: metrics[key] for key in ("experiences", "generation", "index", "index_rows")}, arguments.json)
@@ -178,7 +179,8 @@ def _opened(registry: Registry, arguments: argparse.Namespace) -> Iterator[Exper
             told["index"] = manifest.index_backend
     config = validate(ExperienceBufferConfig, layered([], {}, arguments.set, told), registry)
     try:
-        buffer = open_buffer(arguments.directory, config, registry, salvage=arguments.salvage)
+        with _clock("open"):
+            buffer = open_buffer(arguments.directory, config, registry, salvage=arguments.salvage)
     except BufferLocked as error:
         raise BufferLocked(
             f"{arguments.directory}: {holder(arguments.directory)} is writing to it; stop it first (an online service "
@@ -192,6 +194,25 @@ def _opened(registry: Registry, arguments: argparse.Namespace) -> Iterator[Exper
 def _bar(title: str, unit: str) -> Iterator[tqdm[None]]:
     with tqdm(desc=title, unit=unit, unit_scale=True, file=sys.stderr, disable=None, leave=False) as bar:
         yield bar
+
+
+@contextmanager
+def _clock(title: str) -> Iterator[None]:
+    """Shows how long work has taken of which nobody can tell how much is left."""
+    with tqdm(desc=title, bar_format="{desc}: {elapsed}", file=sys.stderr, disable=None, leave=False) as bar:
+        is_done = threading.Event()
+
+        def tick() -> None:
+            while not is_done.wait(0.5):
+                bar.refresh()
+
+        ticking = threading.Thread(target=tick, name="clock", daemon=True)
+        ticking.start()
+        try:
+            yield
+        finally:
+            is_done.set()
+            ticking.join()
 
 
 def _compacted(buffer: ExperienceBuffer) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +62,22 @@ def test_what_auto_has_chosen_is_known_by_whoever_opens_the_buffer_later(
         assert buffer.metrics()["index"] == "flat: 5 rows"
     assert main(["buffer", "stat", str(tmp_path), "--json"]) == 0
     assert json.loads(said(capsys)[0])["index"] == "flat: 5 rows"
+
+
+def test_a_terminal_sees_that_long_work_goes_on(directory: Path) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = [sys.executable, "-m", "share.kernel", "buffer", "rebuild", str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"open: 00:00" in shown
+    assert b"rebuild: 00:00" in shown
 
 
 def test_verify_finds_nothing_or_says_what_and_where(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
