@@ -275,7 +275,16 @@ class ExperienceBuffer:
         Returns the bytes that were erased from the log; `progress` is told of records. Raises as `rebuild`.
         """
         self._check_open()
-        return self._upkeep.compact(progress)
+        return self._upkeep.compact(progress, self._clock())
+
+    def retain(self, days: float) -> int:
+        """Remove all that were created longer ago, and have nothing as old in any file: what was evicted neither, nor
+        what an earlier try has left that failed or died. Returns how many were removed now. Raises as `compact`."""
+        count = self.expire(days)
+        now = self._clock()
+        if count or self._upkeep.is_compaction_due(now - days * 86400, now):
+            self.compact()
+        return count
 
     def rebuild(self, *, wait: bool = True) -> None:
         """Build the index anew from all that is durable now, with a snapshot. Adding and searching go on.

@@ -26,6 +26,7 @@ from share.kernel.experience.codec import decode_changes
 from share.kernel.experience.committer import Committer
 from share.kernel.experience.config import ExperienceBufferConfig
 from share.kernel.experience.disk import Disk
+from share.kernel.experience.erasures import Erasures
 from share.kernel.experience.index_file import load_index
 from share.kernel.experience.live import LivePage
 from share.kernel.experience.lock import WriterLock
@@ -76,6 +77,7 @@ class Upkeep:
         self._manifest = manifest
         self._logger = logger
         self._rebuilt = rebuilt
+        self._erasures = Erasures(disk, directory, memory.table)
         self._are_vectors_doubtful = False
         self._at_work = threading.Lock()
         self._is_due = threading.Event()
@@ -112,19 +114,26 @@ class Upkeep:
         with self._at_work:
             self._rebuild(with_index=with_index, is_urgent=True)
 
-    def compact(self, progress: Callable[[int, int], None]) -> int:
+    def is_compaction_due(self, before: float, now: float) -> bool:
+        """Whether a file may hold what is dead and was created before that second since 1970. Raises BufferProblem."""
+        with self._at_work, self._erasing(self._directory):
+            return self._erasures.are_due(before, now)
+
+    def compact(self, progress: Callable[[int, int], None], now: float) -> int:
         """Erase from every file what has been removed, evicted or erased. Returns the bytes erased from the log."""
         self._builder.hurry()
         with self._at_work:
             manifest = self._rebuild(with_index=True, is_urgent=True)
             table = self._memory.table
-            with self._committer.writing, self._erasing_vectors():
+            with self._committer.writing, self._erasing(self._vectors.path):
                 self._vectors.drop_from(table.stop)  # adds that were refused, or begun by a writer that died
                 columns, first_alive = table.columns, table.first_alive()
                 alive = columns.alive[: table.stop - columns.row_base].copy()
                 living = columns.sequence[: len(alive)][alive != 0]
+                is_kept = (alive != 0) | (columns.sequence[: len(alive)] > manifest.covers)
+                oldest, stop = float(columns.created[: len(alive)][is_kept].min(initial=now)), table.stop
             dead_rows = np.flatnonzero(alive == 0) + columns.row_base
-            with self._erasing_vectors():
+            with self._erasing(self._vectors.path):
                 self._vectors.drop_before(first_alive)
                 self._vectors.zero(dead_rows[dead_rows >= first_alive])
                 self._sync_vectors()
@@ -132,15 +141,17 @@ class Upkeep:
             with self._committer.writing:
                 self._lock.check()
                 erased = self._memory.log.compact(self._asked(_is_dead(living, manifest.covers), manifest, progress))
+            with self._erasing(self._directory):
+                self._erasures.done(oldest, stop)
             self._logger.info("buffer_compacted", f"{erased} bytes were erased", bytes=erased, rows=len(dead_rows))
             return erased
 
     @contextlib.contextmanager
-    def _erasing_vectors(self) -> Iterator[None]:
+    def _erasing(self, path: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise problem(error, f"{self._vectors.path}: cannot be erased from") from error
+            raise problem(error, f"{path}: cannot be erased from") from error
 
     def stop(self) -> None:
         """Give up what is being built, and wait for the end of what is being written."""

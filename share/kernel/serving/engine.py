@@ -320,7 +320,7 @@ class InferenceEngine:
         """Erase what is older than is kept, each part for itself: one that cannot be cleaned now does not keep the
         others from it."""
         days = self._config.retention_days
-        self._try("not_swept", lambda: self._buffer.expire(days) and self._buffer.compact())
+        self._try("not_swept", lambda: self._buffer.retain(days))
         self._ballots.forget_all()
         self._try("not_swept", self._queue.expire)
         self._try("not_swept", lambda: self._pictures.expire(days))
