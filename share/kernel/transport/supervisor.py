@@ -15,8 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -24,10 +22,9 @@ from pydantic import JsonValue
 from share.kernel.errors import LearningSuspended, SlabFull, TransportError
 from share.kernel.events import StructuredLogger
 from share.kernel.transport.backlog import Backlog, Confirmation
-from share.kernel.transport.circuit import Circuit
 from share.kernel.transport.config import TransportConfig
 from share.kernel.transport.ledger import Ledger
-from share.kernel.transport.memory import SharedMemoryManager, SharedMemoryStatus
+from share.kernel.transport.memory import SharedMemoryManager
 from share.kernel.transport.messages import (
     Begun,
     Confirmed,
@@ -42,37 +39,8 @@ from share.kernel.transport.messages import (
 )
 from share.kernel.transport.quarantine import Quarantine
 from share.kernel.transport.staff import Buried, Event, NurseryFailed, Said, Staff, WorkerProcess
+from share.kernel.transport.state import State, SupervisorStatus, WorkerState
 from share.kernel.transport.worker import Task
-
-
-class WorkerState(StrEnum):
-    """DEAD is both a worker that waits to be replaced and, after `close`, the end."""
-
-    STARTING = "starting"
-    READY = "ready"
-    UPDATING = "updating"
-    DRAINING = "draining"
-    DEAD = "dead"
-    RESTARTING = "restarting"
-    SUSPENDED = "suspended"
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorStatus:
-    """A look at the worker. `pid`s are None where there is none; `last_death` says why the last one died."""
-
-    state: WorkerState
-    generation: int
-    version: str | None
-    pid: int | None
-    standby_pid: int | None
-    nursery_pid: int | None
-    tasks_on_their_way: int
-    tasks_confirmed: int
-    deaths: int
-    last_death: str | None
-    quarantined: Mapping[str, str]
-    memory: SharedMemoryStatus
 
 
 class WorkerSupervisor:
@@ -114,7 +82,7 @@ class WorkerSupervisor:
             )
             encode(order)  # too long settings are the caller's mistake, and said here
             self._opened = opened.pop_all()
-        self._circuit = Circuit(config.deaths_max, config.deaths_window_s)
+        self._state = State(config.deaths_max, config.deaths_window_s, self._ledger.version(), logger)
         self._quarantine = Quarantine(self._ledger, logger)
         self._backlog = Backlog(
             self._memory,
@@ -124,11 +92,6 @@ class WorkerSupervisor:
         )
         self._selector = selectors.DefaultSelector()
         self._staff = Staff(config, order=order, slab_fd=self._memory.fd, selector=self._selector)
-        self._state = WorkerState.STARTING
-        self._version = self._ledger.version()
-        self._num_confirmed = self._num_deaths = 0
-        self._last_death: str | None = None
-        self._start_at = 0.0
         self._close_by: float | None = None
         self._is_ended = False
         self._is_finishing = False
@@ -168,11 +131,7 @@ class WorkerSupervisor:
     def resume(self) -> None:
         """Close the circuit after learning was suspended; what was on its way is sent again."""
         with self._lock:
-            if self._state is WorkerState.SUSPENDED:
-                self._circuit.close()
-                self._start_at = 0.0
-                self._set_state(WorkerState.READY if self._staff.active else WorkerState.RESTARTING)
-                self._logger.info("worker_resumed", "learning goes on", generation=self._staff.generation)
+            self._state.resume(self._staff.generation, has_worker=self._staff.active is not None)
             self._wake()
 
     def release(self, task_id: str) -> None:
@@ -204,7 +163,7 @@ class WorkerSupervisor:
         with self._lock:
             if self._close_by is None:
                 self._close_by = time.monotonic() + timeout_s
-                self._set_state(WorkerState.DRAINING)
+                self._state.become(WorkerState.DRAINING)
             self._wake()
         self._thread.join()
 
@@ -221,8 +180,8 @@ class WorkerSupervisor:
         if self._close_by is not None or self._is_ended:
             raise TransportError(f"{name}: the supervisor is closed")
         self._quarantine.check(task.task_id)
-        if self._circuit.is_open:
-            raise LearningSuspended(f"{name}: learning is suspended, {self._last_death}; resume it to go on")
+        if self._state.is_suspended:
+            raise LearningSuspended(f"{name}: learning is suspended, {self._state.last_death}; resume it to go on")
 
     def _run(self) -> None:
         """The thread. It takes the lock itself, and lets go of it to wait and to tell futures."""
@@ -251,16 +210,16 @@ class WorkerSupervisor:
     def _fill_places(self, now: float) -> None:
         """Unless there shall be nobody, or not yet."""
         is_done = self._close_by is not None and not self._backlog
-        if self._circuit.is_open or now < self._start_at or is_done:
+        if self._state.is_suspended or now < self._state.start_at or is_done:
             return
-        if self._state is WorkerState.DEAD:
-            self._set_state(WorkerState.RESTARTING)
+        if self._state.value is WorkerState.DEAD:
+            self._state.become(WorkerState.RESTARTING)
         self._take_in(self._staff.fill(now))
 
     def _send(self) -> None:
         """Say what there is room for. When there is no more, the worker has something to do and will be heard."""
         worker = self._staff.active
-        while worker is not None and not self._circuit.is_open and (job := self._backlog.next()):
+        while worker is not None and not self._state.is_suspended and (job := self._backlog.next()):
             if not worker.say(job.assign):
                 return
             self._backlog.mark_sent()
@@ -279,10 +238,10 @@ class WorkerSupervisor:
         if self._close_by is None:
             return False
         is_done = not self._backlog and self._staff.active is None
-        return now >= self._close_by or self._circuit.is_open or is_done
+        return now >= self._close_by or self._state.is_suspended or is_done
 
     def _sleep_s(self, now: float) -> float | None:
-        start_at = self._start_at if self._start_at > now else None
+        start_at = self._state.start_at if self._state.start_at > now else None
         deadlines = [at for at in (start_at, self._close_by, self._staff.next_deadline()) if at is not None]
         return max(0.0, min(deadlines) - now) if deadlines else None
 
@@ -307,23 +266,21 @@ class WorkerSupervisor:
                 worker.is_warm = True
             case Ready(version=version):
                 worker.is_ready = True
-                self._version = version
-                self._set_state(WorkerState.READY)
+                self._state.version = version
+                self._state.become(WorkerState.READY)
                 generation = self._staff.generation
                 self._logger.info(
                     "worker_ready", "a worker took over", generation=generation, pid=worker.pid, version=version
                 )
             case Begun(task_ids=task_ids):
                 worker.begun = task_ids
-                self._set_state(WorkerState.UPDATING)
+                self._state.become(WorkerState.UPDATING)
             case Confirmed(task_id=task_id):
                 self._backlog.confirm(message)
-                self._num_confirmed += 1
-                self._version = message.version
-                self._circuit.record_success()
+                self._state.confirm(message.version)
                 worker.begun = tuple(begun for begun in worker.begun if begun != task_id)
                 if not worker.begun:
-                    self._set_state(WorkerState.READY)
+                    self._state.become(WorkerState.READY)
             case Failed(error=error):
                 worker.cause = error
             case Leaving():
@@ -334,7 +291,7 @@ class WorkerSupervisor:
     def _mourn(self, worker: WorkerProcess, was_active: bool, cause: str) -> None:
         """What it had is sent again; a death, but for that of an idle standby, counts."""
         if was_active:
-            self._set_state(WorkerState.DEAD)
+            self._state.become(WorkerState.DEAD)
             self._backlog.send_again(() if worker.is_leaving else worker.begun, cause)
             self._memory.cleanup_stale_segments(worker_alive=False)
         if worker.is_leaving:
@@ -345,42 +302,21 @@ class WorkerSupervisor:
             self._logger.warn("standby_died", f"the standby died: {cause}", pid=worker.pid)
 
     def _record_death(self, cause: str) -> None:
-        now = time.monotonic()
-        self._num_deaths += 1
-        self._last_death = cause
-        self._start_at = now + self._circuit.record_death(now)
-        self._logger.warn(
-            "worker_died", f"a worker died: {cause}", generation=self._staff.generation, deaths=self._num_deaths
-        )
-        if self._circuit.is_open:
-            self._set_state(WorkerState.SUSPENDED)
-            self._logger.error(
-                "learning_suspended",
-                f"{self._config.deaths_max} workers died within {self._config.deaths_window_s:g} s: learning is "
-                "suspended until it is resumed, serving goes on",
-            )
-
-    def _set_state(self, state: WorkerState) -> None:
-        """Draining and suspension are not ended by what a worker goes through meanwhile."""
-        if self._close_by is not None and state is not WorkerState.DRAINING and not self._is_ended:
-            return
-        if self._circuit.is_open and state in (WorkerState.READY, WorkerState.UPDATING, WorkerState.DEAD):
-            return
-        self._state = state
+        self._state.record_death(cause, self._staff.generation, time.monotonic())
 
     def _status(self) -> SupervisorStatus:
         active, standby = self._staff.active, self._staff.standby
         return SupervisorStatus(
-            state=self._state,
+            state=self._state.value,
             generation=self._staff.generation,
-            version=self._version,
+            version=self._state.version,
             pid=active.pid if active else None,
             standby_pid=standby.pid if standby and standby.is_warm else None,
             nursery_pid=self._staff.nursery_pid,
             tasks_on_their_way=len(self._backlog),
-            tasks_confirmed=self._num_confirmed,
-            deaths=self._num_deaths,
-            last_death=self._last_death,
+            tasks_confirmed=self._state.num_confirmed,
+            deaths=self._state.num_deaths,
+            last_death=self._state.last_death,
             quarantined=self._quarantine.reasons(),
             memory=self._memory.get_status(),
         )
@@ -388,7 +324,7 @@ class WorkerSupervisor:
     def _end(self) -> None:
         """Whatever ended the thread: nothing is left running, and no future is left waiting."""
         self._is_ended = True
-        self._state = WorkerState.DEAD
+        self._state.end()
         self._staff.close()
         self._backlog.give_up()
         self._selector.close()
