@@ -85,3 +85,17 @@ def test_a_correction_is_carried_out_as_it_was_decided_though_the_engine_ended_b
     right = parts.buffer.get("trace.c")
     assert right is not None
     assert (right.answer, right.status) == ("41", Status.APPROVED)
+
+
+def test_items_whose_experience_is_gone_keep_nobody_from_those_behind_them(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    parts = make(tmp_path)
+    for number in range(7):
+        parts.ask(questions[number], f"trace-{number}")
+    parts.engine.process_human_review_decision("trace-0", True, reviewer="anna")
+    parts.buffer.remove([f"trace-{number}" for number in range(5)])  # as eviction does
+    assert [item.task_id for item in parts.engine.lease_reviews("anna", 2)] == ["trace-5", "trace-6"]
+    counts = parts.engine.get_statistics().reviews
+    assert (counts["audit"], counts["approved"]) == (2, 1), "what was decided is still to be carried out"
+    assert parts.engine.lease_reviews("bert", 2) == []

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +196,19 @@ class ReviewQueue:
             decision = _decision(connection, task_id)
             assert decision is not None, "it was decided just now"
         return decision
+
+    def waiting(self) -> list[str]:
+        """The tasks that nobody has decided."""
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT task_id FROM tasks WHERE approved IS NULL").fetchall()
+        return [task_id for (task_id,) in rows]
+
+    def drop(self, task_ids: Collection[str]) -> None:
+        """Of these, those that nobody has decided need no review any more."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "DELETE FROM tasks WHERE task_id = ? AND approved IS NULL", [(task_id,) for task_id in task_ids]
+            )
 
     def find(self, task_id: str) -> ReviewTask:
         """A task, decided or not. Raises UnknownReview."""

@@ -90,9 +90,13 @@ class Reviews:
         self._suggested: OrderedDict[str, str] = OrderedDict()
 
     def lease(self, reviewer: str, num_items: int) -> list[ReviewItem]:
-        """Items that wait, kept from others for a while. What has left the buffer is passed over."""
+        """Items that wait, kept from others for a while. What has left the buffer waits no more."""
+        tasks = self._queue.lease(reviewer, num_items)
+        if any(task.task_id not in self._buffer for task in tasks):
+            self._drop_gone()
+            tasks = self._queue.lease(reviewer, num_items)
         items = []
-        for task in self._queue.lease(reviewer, num_items):
+        for task in tasks:
             experience = self._buffer.get(task.task_id)
             if experience is not None:
                 items.append(self._item(experience, task.cause, task.created_at, task.leased_until))
@@ -174,6 +178,13 @@ class Reviews:
             self._sent.discard(task_id)
             if is_done:
                 self._settle(task_id)
+
+    def _drop_gone(self) -> None:
+        """All at once, however many there are: those before the first that is there would be leased first again."""
+        gone = [task_id for task_id in self._queue.waiting() if task_id not in self._buffer]
+        self._queue.drop(gone)
+        for task_id in gone:
+            self._pictures.release(task_id)
 
     def _carried_out(self, decision: ReviewDecision) -> Effect:
         """All that follows from a decision, or as much of it as can be done now."""
