@@ -10,8 +10,8 @@ all is recorded, which other work on the machine disturbs less; exit code 1 when
 most 1.10 at the median, k-NN search and vote at most 1 ms at the median.
 
 The search runs beside the policy's writing, so there are three figures of it: what search and vote add after the
-policy's answer, which is held against the bar; all that the engine adds after it; and the time of the processor that the
-threads of search and vote take. What the search takes from decoding is in the ratio.
+policy's answer, which is held against the bar; all that the engine adds after it; and the time of the processor that
+the threads of search and vote take. What the search takes from decoding is in the ratio.
 """
 
 from __future__ import annotations
