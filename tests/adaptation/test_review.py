@@ -243,6 +243,23 @@ def test_erasing_a_subject_leaves_nothing_of_it_in_the_file(tmp_path: Path) -> N
     queue.close()
 
 
+def test_counting_does_not_wait_for_another_process_that_has_the_file(queue: ReviewQueue, tmp_path: Path) -> None:
+    queue.offer("r1")
+    assert queue.counts()["audit"] == 1
+    other = sqlite3.connect(tmp_path / "review.sqlite", isolation_level=None)
+    offering = threading.Thread(target=queue.offer, args=("r2",))
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        offering.start()  # waits for the file, up to half a minute
+        assert queue.counts()["audit"] == 1, "as it was counted last"
+        assert offering.is_alive()
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    offering.join()
+    assert queue.counts()["audit"] == 2
+
+
 def test_a_file_that_is_no_queue_is_named(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     path.write_bytes(b"not a database, but long enough to be looked at" * 50)

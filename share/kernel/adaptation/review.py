@@ -28,6 +28,10 @@ Cause = Literal["audit", "unsure"]
 
 DAY_S = 86400.0
 NOTES_CHARACTERS_MAX = 2_000
+
+LOOK_S = 0.1
+"""Seconds for which counting waits while another process has the file for itself."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
     task_id TEXT PRIMARY KEY,
@@ -88,7 +92,8 @@ class ReviewDecision:
 
 
 class ReviewQueue:
-    """A durable queue below `path`. Thread-safe; one connection of this process, and other processes may have theirs.
+    """A durable queue below `path`. Thread-safe; other processes may have theirs. One connection changes it, another
+    counts, which waits for no change.
 
     What a method returned is on disk. `seed` draws the audited share; `clock` gives seconds since 1970. Raises
     ReviewProblem when the file cannot be used.
@@ -100,10 +105,12 @@ class ReviewQueue:
         self._seed = seed
         self._clock = clock
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._pid = os.getpid()
         with self._named():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+            self._looker = sqlite3.connect(path, timeout=LOOK_S, isolation_level=None, check_same_thread=False)
         try:
             with self._named():
                 self._connection.execute("PRAGMA journal_mode=DELETE")
@@ -112,8 +119,10 @@ class ReviewQueue:
                 self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
                 if all(name != "answer" for _, name, *_ in self._connection.execute("PRAGMA table_info(tasks)")):
                     self._connection.execute("ALTER TABLE tasks ADD COLUMN answer TEXT")  # a file from before it
+                self._counts = self._count(self._connection)
         except BaseException:
             self._connection.close()
+            self._looker.close()
             raise
 
     def is_audited(self, request_id: str) -> bool:
@@ -247,15 +256,19 @@ class ReviewQueue:
                 raise UnknownReview(f"review {task_id}: there is no decision to settle")
 
     def counts(self) -> dict[str, int]:
-        """How many are `audit` and `unsure` (waiting), `approved`, `rejected` and `unsettled`."""
-        with self._transaction() as connection:
-            row = connection.execute(
-                "SELECT count(*) FILTER (WHERE approved IS NULL AND cause = 'audit'),"
-                " count(*) FILTER (WHERE approved IS NULL AND cause = 'unsure'), count(*) FILTER (WHERE approved = 1),"
-                " count(*) FILTER (WHERE approved = 0), count(*) FILTER (WHERE approved IS NOT NULL AND NOT is_settled)"
-                " FROM tasks"
-            ).fetchone()
-        return dict(zip(("audit", "unsure", "approved", "rejected", "unsettled"), row, strict=True))
+        """How many are `audit` and `unsure` (waiting), `approved`, `rejected` and `unsettled`.
+
+        As they were counted last while another process has the file for itself: whoever asks how the service does must
+        not hang with it.
+        """
+        self._check_process()
+        with self._looking, self._named():
+            try:
+                self._counts = self._count(self._looker)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise
+            return dict(self._counts)
 
     def expire(self) -> int:
         """Drop what nobody reviewed in time and decisions that need not be remembered; says how many went."""
@@ -268,8 +281,19 @@ class ReviewQueue:
             return connection.execute("DELETE FROM tasks WHERE subject = ?", (_subject_key(subject),)).rowcount
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._looking:
             self._connection.close()
+            self._looker.close()
+
+    @staticmethod
+    def _count(connection: sqlite3.Connection) -> dict[str, int]:
+        row = connection.execute(
+            "SELECT count(*) FILTER (WHERE approved IS NULL AND cause = 'audit'),"
+            " count(*) FILTER (WHERE approved IS NULL AND cause = 'unsure'), count(*) FILTER (WHERE approved = 1),"
+            " count(*) FILTER (WHERE approved = 0), count(*) FILTER (WHERE approved IS NOT NULL AND NOT is_settled)"
+            " FROM tasks"
+        ).fetchone()
+        return dict(zip(("audit", "unsure", "approved", "rejected", "unsettled"), row, strict=True))
 
     def _drop(self, connection: sqlite3.Connection, now: float) -> int:
         """A task that a reviewer holds is not dropped."""
@@ -282,8 +306,7 @@ class ReviewQueue:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        if os.getpid() != self._pid:
-            raise ReviewProblem(f"{self._path}: this is a fork; open a ReviewQueue of its own here")
+        self._check_process()
         with self._lock, self._named():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -293,6 +316,10 @@ class ReviewQueue:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ReviewProblem(f"{self._path}: this is a fork; open a ReviewQueue of its own here")
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -318,4 +345,13 @@ def _subject_key(subject: str | None) -> str | None:
     return None if subject is None else hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
 
 
-__all__ = ["DAY_S", "NOTES_CHARACTERS_MAX", "Cause", "ReviewConfig", "ReviewDecision", "ReviewQueue", "ReviewTask"]
+__all__ = [
+    "DAY_S",
+    "LOOK_S",
+    "NOTES_CHARACTERS_MAX",
+    "Cause",
+    "ReviewConfig",
+    "ReviewDecision",
+    "ReviewQueue",
+    "ReviewTask",
+]

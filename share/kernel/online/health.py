@@ -49,11 +49,10 @@ def live() -> Live:
 def ready(request: Request, response: Response) -> Ready:
     """Questions are answered; 503 when not, as while the service stops."""
     door = door_of(request)
-    statistics = door.engine.get_statistics()
     is_ready = door.engine.is_ready() and not door.closing.is_set()
     if not is_ready:
         response.status_code = 503
-    return Ready(ready=is_ready, adaptation=statistics.learning.state, policy_version=statistics.releases.live)
+    return Ready(ready=is_ready, adaptation=door.engine.learning, policy_version=door.engine.policy_version)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {METRICS_TYPE: {}}}, **_REFUSALS})
@@ -70,7 +69,7 @@ def models(request: Request) -> Models:
     return Models(data=[_model(request)])
 
 
-@router.get("/v1/models/{model}", response_model=Model, responses=_REFUSALS)
+@router.get("/v1/models/{model}", response_model=Model, responses={404: {"model": ErrorReply}, **_REFUSALS})
 @allow(*ROLES)
 def model(model: Literal["pixelis"], request: Request) -> Model:
     """The one model there is."""
@@ -101,7 +100,7 @@ def _plain(value: object) -> object:
 
 def _model(request: Request) -> Model:
     door = door_of(request)
-    return Model(created=int(door.started_at), policy_version=door.engine.get_statistics().releases.live)
+    return Model(created=int(door.started_at), policy_version=door.engine.policy_version)
 
 
 __all__ = ["METRICS_TYPE", "Live", "Ready", "live", "metrics", "model", "models", "ready", "router", "statistics"]

@@ -41,7 +41,7 @@ from share.kernel.serving.releases import ENGINE, Releases
 from share.kernel.serving.remembering import Remembering
 from share.kernel.serving.review_item import ReviewItem, ReviewOutcome
 from share.kernel.serving.reviews import Reviews
-from share.kernel.serving.statistics import MemoryStatistics, Statistics
+from share.kernel.serving.statistics import LearningState, MemoryStatistics, Statistics
 from share.kernel.serving.subjects import SECRET, Subjects
 from share.kernel.serving.troubles import Troubles
 from share.kernel.serving.update_task import RESTORE, UpdateResult
@@ -174,6 +174,16 @@ class InferenceEngine:
     def operator(self) -> Operator:
         """The operations that the policy may call."""
         return self._batcher.operator
+
+    @property
+    def policy_version(self) -> str:
+        """The version that serves."""
+        return self._releases.live
+
+    @property
+    def learning(self) -> LearningState:
+        """Whether updates are sent, as far as that is known without asking anybody."""
+        return self._updates.state
 
     def submit(self, request: Request, listener: Listener | None = None) -> Future[Reply]:
         """Ask for an answer. The future raises ServiceFull, DeadlineExceeded, RequestDropped, EngineClosed, or what the
