@@ -27,7 +27,15 @@ from tests.online.running import question, start
 
 def test_what_is_tracked_is_what_the_engine_says_and_nothing_that_is_not_known() -> None:
     last = UpdateResult(
-        outcome="learned", parent="frozen", mode="adapted", beta=0.05, kl_frozen=0.02, counters=Counters(updates=3)
+        outcome="learned",
+        parent="frozen",
+        mode="adapted",
+        beta=0.05,
+        kl_frozen=0.02,
+        counters=Counters(updates=3),
+        label_accuracy=0.5,
+        reward_accuracy=0.875,
+        majority_ratio=0.75,
     )
     buffer: dict[str, Metric] = {"experiences": 40, "log_bytes": 9000, "recall": None, "index": "flat"}
     told = Statistics(
@@ -50,6 +58,8 @@ def test_what_is_tracked_is_what_the_engine_says_and_nothing_that_is_not_known()
     figures = figures_of(told)
     assert figures["accuracy/frozen"] == 0.75
     assert (figures["updates/kl_frozen"], figures["updates/beta"], figures["updates/confirmed"]) == (0.02, 0.05, 3)
+    shares = [figures[f"updates/{name}"] for name in ("label_accuracy", "reward_accuracy", "majority_ratio")]
+    assert shares == [0.5, 0.875, 0.75]
     assert (figures["latency/total_p50_ms"], figures["latency/total_p99_ms"]) == (12.0, 30.0)
     assert (figures["buffer/experiences"], figures["releases/rollbacks"], figures["gate/redundant"]) == (40, 1, 2)
     unknown = {"accuracy/memory", "buffer/recall", "updates/kl_served", "worker/deaths", "buffer/index"}

@@ -64,7 +64,7 @@ class OnlineConfig(ConfigModel):
     """When somebody should look."""
     trackers: Trackers = ("auto",)
     """Trackers of accelerate (tensorboard, wandb, …) that are told how the service does; `auto`: those of the two that
-    are installed."""
+    are installed and can be started."""
     track_every_s: float = Field(default=10.0, ge=0.1)
     """Seconds between two times that they are told."""
 

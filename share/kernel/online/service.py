@@ -37,6 +37,9 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
     directory = _directory(config, run)
     with ExitStack() as opened:
         listening = opened.enter_context(bound(config.host, config.port))  # first: a taken port costs no time
+        tracking = Tracking(config.trackers, run.run_dir, run.run_id, run.logger, dry_run=run.dry_run)
+        opened.callback(tracking.close)
+        run.metrics["trackers"] = list(tracking.names)
         keys = KeyStore(directory / "keys.json")
         engine = open_engine(
             directory,
@@ -54,8 +57,6 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
         )
         opened.callback(engine.close)
         opened.callback(_report, run, engine)
-        tracking = Tracking(config.trackers, run.run_dir, run.run_id, dry_run=run.dry_run)
-        run.metrics["trackers"] = list(tracking.names)
         tracker = Tracker(tracking, engine.get_statistics, run.logger, every_s=config.track_every_s)
         opened.callback(tracker.close)
         door = _door(config, run, keys, engine)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-from share.kernel.errors import PixelisError
+from share.kernel.events import StructuredLogger, whereabouts
 from share.kernel.report.trackers import Tracking
 from share.kernel.serving.statistics import Statistics
-
-if TYPE_CHECKING:
-    from share.kernel.events import StructuredLogger
 
 BUFFER = ("experiences", "log_bytes", "add_ms_p99", "search_ms_p99", "recall")
 """What is tracked of the experience buffer's metrics."""
@@ -36,6 +33,9 @@ def figures_of(told: Statistics) -> dict[str, float]:
         "updates/kl_served": last.kl_served if last is not None else None,
         "updates/beta": last.beta if last is not None else None,
         "updates/reward": last.reward if last is not None else None,
+        "updates/label_accuracy": last.label_accuracy if last is not None else None,
+        "updates/reward_accuracy": last.reward_accuracy if last is not None else None,
+        "updates/majority_ratio": last.majority_ratio if last is not None else None,
         "worker/deaths": learning.worker.deaths if learning.worker is not None else None,
         "releases/qualified": releases.qualified,
         "releases/refused": releases.refused,
@@ -63,7 +63,9 @@ def figures_of(told: Statistics) -> dict[str, float]:
 
 
 class Tracker:
-    """Tracks an engine every few seconds, by whole seconds since the start, until it is closed; then once more."""
+    """Tracks an engine every few seconds, by whole seconds since the start, until it is closed; then once more.
+
+    `tracking` is whoever's made it, and stays open."""
 
     def __init__(
         self, tracking: Tracking, statistics: Callable[[], Statistics], logger: StructuredLogger, *, every_s: float
@@ -80,7 +82,6 @@ class Tracker:
     def close(self) -> None:
         self._stop.set()
         self._thread.join()
-        self._tracking.close()
 
     def _run(self) -> None:
         is_last = False
@@ -88,8 +89,9 @@ class Tracker:
             is_last = self._stop.wait(self._every_s)
             try:
                 self._tracking.log(int(time.monotonic() - self._began), figures_of(self._statistics()))
-            except (PixelisError, OSError) as error:
-                self._logger.warn("not_tracked", f"the trackers could not be told: {error}")
+            except Exception as error:  # the thread is the boundary: a tracker's program has errors of its own
+                with contextlib.suppress(OSError):  # the disk of the log may be what is full
+                    self._logger.warn("not_tracked", f"the trackers could not be told: {whereabouts(error)}")
 
 
 __all__ = ["BUFFER", "Tracker", "figures_of"]

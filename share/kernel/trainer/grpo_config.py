@@ -112,7 +112,7 @@ class GRPOConfig(OptimizationConfig):
     checkpoints_kept: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
     trackers: Trackers = ("auto",)
-    """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that are installed."""
+    """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that can be started."""
     alarms: AlarmConfig = AlarmConfig()
     """When to warn that operation use or entropy collapses or groups teach nothing."""
 

@@ -18,8 +18,8 @@ LINE_EVERY_S = 10.0
 
 
 class Monitor:
-    """Shows numbers by step. `trackers` are names of accelerate's; `auto` uses those of tensorboard and wandb that are
-    installed. What was chosen is kept in `tracker_names`."""
+    """Shows numbers by step. `trackers` are names of accelerate's; `auto` uses those of tensorboard and wandb that
+    can be started. What was chosen is kept in `tracker_names`."""
 
     def __init__(self, run: RunContext, *, steps: int, done: int, trackers: Sequence[str], title: str) -> None:
         self._run = run
@@ -29,7 +29,7 @@ class Monitor:
         self._shown_at = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=not self._terminal, leave=True)
-        self._tracking = Tracking(trackers, run.run_dir, run.run_id, dry_run=run.dry_run)
+        self._tracking = Tracking(trackers, run.run_dir, run.run_id, run.logger, dry_run=run.dry_run)
         self.tracker_names = self._tracking.names
 
     def __enter__(self) -> Self:

@@ -84,7 +84,7 @@ class SFTConfig(OptimizationConfig):
     checkpoints_kept: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
     trackers: Trackers = ("auto",)
-    """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that are installed."""
+    """Trackers of accelerate (tensorboard, wandb, …); `auto`: those of the two that can be started."""
 
     @model_validator(mode="after")
     def _has_what_to_imitate(self, info: ValidationInfo) -> SFTConfig:
