@@ -65,6 +65,10 @@ def test_a_stream_has_the_chunks_that_clients_expect(service: Service, registry:
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
+    drafts = [chunk.choices[0].delta.model_extra or {} for chunk in chunks if chunk.choices]
+    draft = "".join(each.get("reasoning_content", "") for each in drafts)
+    assert draft == content, "nothing was remembered that could bear out another answer"
     told = [chunk.model_extra["pixelis"] for chunk in chunks if "pixelis" in (chunk.model_extra or {})]
     assert told[0]["operation"]["name"] == "ZOOM_IN"
     assert told[-1]["operations"][0]["arguments"] == told[0]["operation"]["arguments"]
@@ -88,11 +92,17 @@ def test_there_is_one_model(service: Service) -> None:
     ("parameters", "named"),
     [
         ({"n": 2}, "n"),
-        ({"model": "gpt-4o"}, "model"),
         ({"top_p": 0.5}, "top_p"),
         ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"logit_bias": {"42": 1}}, "logit_bias"),
+        ({"stop": ["\n"]}, "stop"),
+        ({"stop": "\n"}, "stop"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]}, "messages"),
@@ -110,6 +120,28 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     with pytest.raises(openai.UnprocessableEntityError, match=named) as caught:
         service.client().chat.completions.create(**asked)  # type: ignore[call-overload]
     assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"stop": None, "tools": None, "logit_bias": None, "response_format": None, "tool_choice": None, "seed": None},
+        {"stop": [], "tools": [], "logit_bias": {}, "response_format": {"type": "text"}, "tool_choice": "none"},
+        {"n": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False, "stream_options": None},
+    ],
+)
+def test_what_asks_for_nothing_is_taken(parameters: dict[str, object], service: Service) -> None:
+    asked = {"model": "pixelis", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2, **parameters}
+    assert service.client().chat.completions.create(**asked).choices  # type: ignore[call-overload]
+
+
+def test_a_model_that_there_is_not_is_not_found(service: Service) -> None:
+    client = service.client()
+    with pytest.raises(openai.NotFoundError) as asked:
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
+    with pytest.raises(openai.NotFoundError) as retrieved:
+        client.models.retrieve("gpt-4o")
+    assert asked.value.code == retrieved.value.code == "model_not_found"
 
 
 def test_feedback_is_taken_from_who_got_the_answer_alone(service: Service, registry: Registry) -> None:

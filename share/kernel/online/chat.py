@@ -18,10 +18,11 @@ from starlette.concurrency import run_in_threadpool
 from share.kernel.contracts.serving import Reply
 from share.kernel.contracts.serving import Request as Question
 from share.kernel.contracts.trajectory import Action
-from share.kernel.errors import EngineClosed, PixelisError
+from share.kernel.errors import EngineClosed
+from share.kernel.events import StructuredLogger
 from share.kernel.online.access import Guarded, allow, key_of, place_of
 from share.kernel.online.door import Door, door_of
-from share.kernel.online.refusals import ErrorReply, Refusal, status_of, told
+from share.kernel.online.refusals import ErrorReply, Refusal, reply_of
 from share.kernel.online.wire import (
     ID_PREFIX,
     AnswerMessage,
@@ -48,7 +49,7 @@ router = APIRouter(route_class=Guarded, tags=["answers"])
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (401, 403, 413, 415, 422, 429, 503)
+    status: {"model": ErrorReply} for status in (401, 403, 404, 413, 415, 422, 429, 503)
 }
 
 
@@ -75,11 +76,11 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
                 return Response(status_code=CLIENT_GONE)
             event = coming.result()
             if asked.stream and event is not None:
-                events = _events(asked, question.trace_id, follower, future, event)
+                events = _events(asked, question.trace_id, follower, future, event, door.logger)
                 return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
         reply = future.result()  # raises what became of it
         if asked.stream:
-            events = _events(asked, question.trace_id, follower, future, None)
+            events = _events(asked, question.trace_id, follower, future, None, door.logger)
             return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
         return JSONResponse(_completion(reply).model_dump(mode="json"))
     finally:
@@ -152,45 +153,50 @@ async def _events(
     follower: _Follower,
     future: Future[Reply],
     event: str | Action | None,
+    logger: StructuredLogger,
 ) -> AsyncIterator[str]:
-    """The chunks of a stream, from its first event on. What ends the iterator early frees the slot of the rollout."""
+    """The chunks of a stream, from its first event on; the last is an error if it comes to one. What ends the iterator
+    early frees the slot of the rollout."""
+    has_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    sse = partial(_sse, has_usage=has_usage)
     chunk = partial(ChatChunk, id=_id_of(trace_id), created=int(time.time()))
     try:
-        yield _sse(chunk(choices=[ChunkChoice(delta=Delta(role="assistant", content=""))]))
+        yield sse(chunk(choices=[ChunkChoice(delta=Delta(role="assistant", content=""))]))
         while event is not None:
             if isinstance(event, Action):
                 if event.kind == "operation":
-                    yield _sse(chunk(choices=[], pixelis=Step(operation=OperationUsed.of(event))))
+                    yield sse(chunk(choices=[], pixelis=Step(operation=OperationUsed.of(event))))
             else:
-                yield _sse(chunk(choices=[ChunkChoice(delta=Delta(reasoning_content=event))]))
+                yield sse(chunk(choices=[ChunkChoice(delta=Delta(reasoning_content=event))]))
             event = await follower.events.get()
         try:
             reply = future.result()
-        except PixelisError as error:
-            status, code = status_of(error)
-            yield f"data: {told(status, str(error), code).model_dump_json()}\n\n"
+        except Exception as error:  # the stream is the boundary: its status has gone out already
+            _, told = reply_of(error, logger)
+            yield f"data: {told.model_dump_json()}\n\n"
             return
         whole = _completion(reply)
         named = partial(chunk, system_fingerprint=reply.policy_version)
-        yield _sse(named(choices=[ChunkChoice(delta=Delta(content=reply.answer))]))
+        yield sse(named(choices=[ChunkChoice(delta=Delta(content=reply.answer))]))
         end = ChunkChoice(delta=Delta(), finish_reason=whole.choices[0].finish_reason)
-        yield _sse(named(choices=[end], pixelis=whole.pixelis))
-        if asked.stream_options is not None and asked.stream_options.include_usage:
-            yield _sse(named(choices=[], usage=whole.usage))
+        yield sse(named(choices=[end], pixelis=whole.pixelis))
+        if has_usage:
+            yield sse(named(choices=[], usage=whole.usage))
         yield "data: [DONE]\n\n"
     finally:
         follower.is_gone = True
 
 
-def _sse(chunk: ChatChunk) -> str:
-    """One event. The delta leaves out what it does not change, the chunk only our own block."""
+def _sse(chunk: ChatChunk, *, has_usage: bool) -> str:
+    """One event. The delta leaves out what it does not change, the chunk what it has not; but where the usage was asked
+    for, every chunk has it, null in all but the last."""
     dumped = chunk.model_dump(mode="json", exclude={"choices"})
     dumped["choices"] = [
         {**choice.model_dump(mode="json"), "delta": choice.delta.model_dump(mode="json", exclude_none=True)}
         for choice in chunk.choices
     ]
     for name in ("pixelis", "usage", "system_fingerprint"):
-        if dumped[name] is None:
+        if dumped[name] is None and not (has_usage and name == "usage"):
             del dumped[name]
     return f"data: {json.dumps(dumped, ensure_ascii=False)}\n\n"
 

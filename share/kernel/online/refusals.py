@@ -36,6 +36,7 @@ from share.kernel.errors import (
     UnknownTrace,
     VersionConflict,
 )
+from share.kernel.events import StructuredLogger
 from share.kernel.online.door import door_of
 from share.kernel.online.wire import HALF_A_CHARACTER
 
@@ -116,19 +117,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(PixelisError)
     async def known(request: Request, error: PixelisError) -> JSONResponse:
-        status, code = status_of(error)
-        if status >= 500:
-            logger = door_of(request).logger
-            tell = logger.info if is_as_it_should_be(error) else logger.error
-            tell("http_error", f"{type(error).__name__}: {error}", status=status)
-        message = str(error) if status != 500 else _INTERNAL
-        if isinstance(error, PolicyError):  # its message names files of this machine
-            door_of(request).logger.warn("question_refused", str(error))
-            message = "the policy cannot be asked this: a question must not contain its control tokens"
-        param = (
-            message.partition(": ")[0] if isinstance(error, MediaError) and message.startswith("messages.") else None
-        )
-        return _response(status, told(status, message, code, param), getattr(error, "retry_after_s", RETRY_AFTER_S))
+        return _response(*reply_of(error, door_of(request).logger), getattr(error, "retry_after_s", RETRY_AFTER_S))
 
     @app.exception_handler(AnyHTTPException)
     async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
@@ -151,13 +140,36 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         param, message = mistake_of(error)
+        first = error.errors()[0]
+        if param == "model" and first["type"] == "literal_error" and isinstance(first["input"], str):
+            return _response(404, told(404, f"model: {message}", "model_not_found", "model"))
         return _response(422, told(422, f"{param}: {message}" if param else message, "invalid_value", _plain(param)))
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        return _response(*reply_of(error, door_of(request).logger))
+
+
+def reply_of(error: Exception, logger: StructuredLogger) -> tuple[int, ErrorReply]:
+    """(status, what a caller is told) of whatever became of a call, in a stream as without; what is wrong here is
+    logged. Nothing of this machine's files is told, and nothing that a user sent is logged."""
+    if not isinstance(error, PixelisError):
         where = "".join(traceback.format_tb(error.__traceback__))  # without its message: it may hold what a user sent
-        door_of(request).logger.error("http_error", type(error).__name__, status=500, traceback=where)
-        return _response(500, told(500, _INTERNAL, "internal_error"))
+        logger.error("http_error", type(error).__name__, status=500, traceback=where)
+        return 500, told(500, _INTERNAL, "internal_error")
+    status, code = status_of(error)
+    if status >= 500:
+        tell = logger.info if is_as_it_should_be(error) else logger.error
+        tell("http_error", f"{type(error).__name__}: {error}", status=status)
+    message, param = str(error), None
+    if status == 500 or isinstance(error, AuditUnavailable | BufferProblem | ReviewProblem):
+        message = _INTERNAL
+    elif isinstance(error, PolicyError):  # its message names files of this machine
+        logger.warn("question_refused", str(error))
+        message = "the policy cannot be asked this: a question must not contain its control tokens"
+    elif isinstance(error, MediaError) and message.startswith("messages."):
+        param = message.partition(": ")[0]
+    return status, told(status, message, code, param)
 
 
 def mistake_of(error: RequestValidationError) -> tuple[str, str]:
@@ -241,6 +253,7 @@ __all__ = [
     "is_as_it_should_be",
     "mistake_of",
     "refused_with",
+    "reply_of",
     "status_of",
     "told",
 ]

@@ -89,6 +89,12 @@ class StreamOptions(Wire):
     """Accepted and without effect: nothing is padded."""
 
 
+class AsText(Wire):
+    """The form of an answer: the only one that there is."""
+
+    type: Literal["text"]
+
+
 class Asked(Wire):
     """What only this service knows of a request."""
 
@@ -132,8 +138,25 @@ class ChatRequest(Wire):
     """Only 0 is supported."""
     logprobs: Literal[False] | None = None
     """Only false is supported."""
+    stop: Annotated[list[str], Field(max_length=0)] | None = None
+    """Only null and [] are supported."""
+    tools: Annotated[list[str], Field(max_length=0)] | None = None
+    """Only null and [] are supported."""
+    tool_choice: Literal["none"] | None = None
+    """Only "none" is supported."""
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    """Only null and {} are supported."""
+    response_format: AsText | None = None
+    """Only text is supported."""
     store: bool | None = None
     """Accepted and without effect: what is kept is said in docs/online.md."""
+
+    @field_validator("stop", "tools", "tool_choice", "logit_bias", "response_format", mode="before")
+    @classmethod
+    def _asks_for_nothing(cls, value: object) -> object:
+        if value not in (None, [], {}, "none", {"type": "text"}):
+            raise ValueError("is not supported by this service; leave it out")
+        return value
 
     @model_validator(mode="after")
     def _is_one_question(self) -> ChatRequest:
@@ -142,6 +165,8 @@ class ChatRequest(Wire):
             raise ValueError("messages: exactly one message of the user is answered, and it is the last")
         if not self.question.strip():
             raise ValueError("messages: there is no question in them; put it in text beside the images")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: are for a stream; set stream to true, or leave them out")
         if self.pixelis.is_video and not self.image_urls:
             raise ValueError("pixelis.is_video: there are no images; send the frames as images, or leave it out")
         return self
@@ -252,8 +277,8 @@ class ChatCompletion(Wire):
 
 
 class Delta(Wire):
-    """What is new. `content` is the answer, sent once it is decided and never taken back; `reasoning_content` is what
-    the policy writes on the way there, as it writes it."""
+    """What is new. `content` is the answer, sent once it is decided and never taken back; `reasoning_content` is the
+    policy's own answer while it writes it: a draft, which the vote of the memory may not bear out."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -327,6 +352,7 @@ __all__ = [
     "SUBJECT_CHARACTERS_MAX",
     "TRACE_ID",
     "AnswerMessage",
+    "AsText",
     "Asked",
     "ChatChunk",
     "ChatCompletion",
