@@ -30,9 +30,10 @@ def approve(parts: Parts, prompt: Prompt, trace_id: str) -> None:
 
 
 def make_adapted_trusted(parts: Parts, prompt: Prompt) -> str:
-    """Have the adapted policy right twice where the frozen one is wrong; returns what the adapted one says."""
+    """Have the adapted policy right five times where the frozen one is wrong, by chance one in 32; returns what the
+    adapted one says."""
     says = ""
-    for number in range(2):
+    for number in range(5):
         parts.ask(prompt, f"judged-{number}")
         experience = parts.buffer.get(f"judged-{number}")
         assert experience is not None

@@ -28,7 +28,7 @@ from share.kernel.serving.ballots import Ballots
 from share.kernel.serving.behind import Behind
 from share.kernel.serving.consultation import THREADS, WAITING_MAX, Consultant, Consultation, Retrieval
 from share.kernel.serving.engine_config import EngineConfig
-from share.kernel.serving.evidence import Audit, Evidence
+from share.kernel.serving.evidence import LATEST, NEWEST, Audit, Evidence
 from share.kernel.serving.gate_log import LoggedGate, read_gate_log
 from share.kernel.serving.pictures import Pictures
 from share.kernel.serving.troubles import Troubles
@@ -89,16 +89,71 @@ def test_what_is_not_known_never_speaks_against_the_frozen_policy(tmp_path: Path
     assert incomplete.weights == pytest.approx(prior), "who was not asked is not judged"
 
 
-def test_a_version_does_harm_only_where_it_clearly_lost_itself(tmp_path: Path) -> None:
+def test_the_adapted_policy_answers_where_it_was_clearly_better_and_not_worse_lately(tmp_path: Path) -> None:
     held = evidence(tmp_path)
     for number in range(4):
+        held.record(f"won-{number}", ADAPTED_RIGHT)
+    assert held.policy == "frozen", "by chance one in 16"
+    held.record("won-4", ADAPTED_RIGHT)
+    assert held.policy == "adapted", "by chance one in 32"
+    assert evidence(tmp_path).policy == "adapted"
+    for number in range(5, 40):
+        held.record(f"won-{number}", ADAPTED_RIGHT)
+    for number in range(LATEST // 2):
         held.record(f"lost-{number}", FROZEN_RIGHT)
-    assert not held.is_harmful(FROZEN_RIGHT.version), "by chance one in 16"
-    held.record("lost-4", FROZEN_RIGHT)
-    assert held.is_harmful(FROZEN_RIGHT.version), "by chance one in 32"
-    assert not held.is_harmful("v000002-00000000")
+    assert held.policy == "adapted"
+    held.record("lost-more", FROZEN_RIGHT)
+    assert held.policy == "frozen", "however much it was better before"
+
+
+def test_the_memory_is_heard_only_where_it_was_clearly_better_than_the_policy_that_answers(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    memory_right = replace(FROZEN_RIGHT, frozen=False, adapted=True, memory=True)
+    for number in range(5):
+        assert not held.overrules("frozen", 1.0, are_one=False)
+        held.record(str(number), memory_right)
+    assert held.overrules("frozen", 1.0, are_one=False)
+    assert not held.overrules("adapted", 1.0, are_one=False), "the two were right on the same items"
+    assert not held.overrules("frozen", 0.0, are_one=False), "of a memory that is empty"
+    for number in range(5):
+        held.record(f"unsure-{number}", replace(FROZEN_RIGHT, memory=False))
+    assert not held.overrules("frozen", 1.0, are_one=False)
+
+
+def test_harm_is_found_however_often_the_version_changes(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    for number in range(4):
+        held.record(f"lost-{number}", replace(FROZEN_RIGHT, version=f"v{number:06d}-00000000"))
+    assert not held.is_harmful(), "by chance one in 16"
+    held.record("lost-4", replace(FROZEN_RIGHT, version="v000004-00000000"))
+    assert held.is_harmful(), "by chance one in 32"
     held.record("won", ADAPTED_RIGHT)
-    assert not held.is_harmful(FROZEN_RIGHT.version)
+    assert not held.is_harmful()
+
+
+def test_harm_is_found_among_the_newest_items_however_many_were_won_before(tmp_path: Path) -> None:
+    held = evidence(tmp_path)
+    for number in range(NEWEST):
+        held.record(f"won-{number}", ADAPTED_RIGHT)
+    for number in range(NEWEST):
+        held.record(f"lost-{number}", FROZEN_RIGHT)
+    assert held.is_harmful()
+
+
+def test_what_was_before_a_version_was_taken_back_speaks_for_none_and_against_none(tmp_path: Path) -> None:
+    held = evidence(tmp_path, evidence_window=10)
+    for number in range(10):
+        held.record(f"lost-{number}", FROZEN_RIGHT)
+    held.distrust(FROZEN_RIGHT.version)
+    for opened in (held, evidence(tmp_path, evidence_window=10)):
+        assert not opened.is_harmful()
+    held.record("late", FROZEN_RIGHT)
+    for number in range(4):
+        held.record(f"next-{number}", replace(FROZEN_RIGHT, version="v000002-00000000"))
+    assert not held.is_harmful(), "a review of the version that is gone came late"
+    held.record("next-4", replace(FROZEN_RIGHT, version="v000002-00000000"))
+    assert held.is_harmful()
+    assert evidence(tmp_path, evidence_window=10).is_harmful()
 
 
 def test_a_policy_that_was_taken_back_has_to_prove_itself_again(tmp_path: Path) -> None:
@@ -106,7 +161,7 @@ def test_a_policy_that_was_taken_back_has_to_prove_itself_again(tmp_path: Path) 
     for number in range(5):
         held.record(str(number), ADAPTED_RIGHT)
     assert held.policy == "adapted"
-    held.distrust()
+    held.distrust(ADAPTED_RIGHT.version)
     assert held.policy == "frozen"
     assert sum(held.weights.values()) == pytest.approx(1.0)
     assert evidence(tmp_path).policy == "frozen"

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from share.kernel.adaptation.arbiter import sign_test
 from share.kernel.contracts.task import Prompt
 from share.kernel.media.operator import Operator
 from share.kernel.policy.loading import LoRAConfig, Policy, PolicyConfig
 from share.kernel.policy.logprobs import token_logprobs
 from share.kernel.policy.rollout import Group, RolloutConfig, RolloutKey, rollout
 from share.kernel.serving.lessons import Lesson, agreement, divergence, logprobs_of, of_task, score
-from share.kernel.serving.qualify import Standing, compare, qualify, sign_test
+from share.kernel.serving.qualify import Standing, compare, qualify
 from share.kernel.serving.trainable import Trainable
 from share.kernel.serving.update_config import QualifyConfig, UpdateConfig
 from share.kernel.serving.update_task import LearnTask
@@ -169,6 +170,18 @@ def test_versions_that_lose_on_audited_items_let_no_candidate_pass() -> None:
 def test_a_candidate_that_collapsed_or_drifted_does_not_qualify(change: dict[str, float], word: str) -> None:
     (failure,) = qualified(replace(STANDING, **change))  # type: ignore[arg-type]
     assert failure.startswith(word)
+
+
+def test_small_losses_of_entropy_do_not_add_up_over_versions() -> None:
+    served = STANDING
+    for _ in range(10):
+        candidate = replace(served, entropy=0.9 * served.entropy)
+        failures = qualify(QualifyConfig(), candidate, served, STANDING, []).failures
+        if failures:
+            break
+        served = candidate
+    (failure,) = failures
+    assert failure == "entropy: 0.59 times that of the shipped policy (at least 0.6)"
 
 
 @pytest.mark.parametrize("what", ["lora", "norm", "all"])

@@ -8,6 +8,7 @@ moves a weight, hence without any the answer is that of the frozen policy and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -71,4 +72,11 @@ class Arbiter:
         self.audits = int(state["audits"])
 
 
-__all__ = ["Arbiter"]
+def sign_test(won: int, lost: int) -> float:
+    """The probability that of so many fair coins at least `lost` fall this way: of two who are equally good, that one
+    loses so clearly (McNemar 1947, in its exact form)."""
+    coins = won + lost
+    return float(sum(math.comb(coins, each) for each in range(lost, coins + 1)) / 2**coins)
+
+
+__all__ = ["Arbiter", "sign_test"]

@@ -7,18 +7,17 @@ an item counts, and names the reviews that it has in it, so that none counts twi
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from share.kernel.adaptation.arbiter import Arbiter
+from share.kernel.adaptation.arbiter import Arbiter, sign_test
 from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
 from share.kernel.adaptation.review import DAY_S
 from share.kernel.contracts.serving import Expert
@@ -29,6 +28,17 @@ from share.kernel.serving.engine_config import EngineConfig
 from share.kernel.serving.statistics import EvidenceStatistics, ExpertStatistics
 
 EXPERTS: tuple[Expert, ...] = ("frozen", "adapted", "memory")
+
+NEWEST = 64
+"""Audited items, the newest, on which the adapted policy is found harmful."""
+
+LATEST = 16
+"""Audited items, the newest of all, on which the adapted policy must not have lost more than it won in order to answer:
+it is believed slowly and doubted at once."""
+
+TAKEN_BACK_MAX = 100
+"""Versions of which it is remembered that they were taken back, so that reviews of them that come late do not count
+against those that serve since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,8 @@ class _View:
     audits: int
     temperatures: Mapping[str, float]
     records: Mapping[Expert, tuple[int, int]]
+    policy: Expert
+    memory_leads: Mapping[Expert, bool]
 
 
 class Evidence:
@@ -89,6 +101,8 @@ class Evidence:
         self._window: deque[Audit] = deque(maxlen=config.evidence_window)
         self._counted: dict[str, None] = {}  # reviews that are in it and not settled yet
         self._named: frozenset[str] = frozenset()  # those that the file names, some of them settled
+        self._num_past = 0  # audits of the window, the oldest, that were before the last version was taken back
+        self._taken_back: deque[str] = deque(maxlen=TAKEN_BACK_MAX)
         try:
             self._load()
         except (ValueError, TypeError, KeyError, ConfigError) as error:
@@ -96,6 +110,8 @@ class Evidence:
             self._arbiter = Arbiter({name: getattr(config.prior, name) for name in EXPERTS})
             self._window.clear()
             self._counted.clear()
+            self._taken_back.clear()
+            self._num_past = 0
         self._view = self._looked()
 
     @property
@@ -105,9 +121,9 @@ class Evidence:
 
     @property
     def policy(self) -> Expert:
-        """Which of the two policies answers: the adapted one only where audited items speak for it."""
-        view = self._view
-        return "adapted" if view.audits and view.weights["adapted"] > view.weights["frozen"] else "frozen"
+        """Which of the two policies answers: the adapted one where it was clearly better on the audited items since a
+        version was taken back, and not worse lately."""
+        return self._view.policy
 
     def record_of(self, expert: Expert) -> tuple[int, int]:
         """How many items of the window are known of this expert, and how many of these it got right."""
@@ -116,11 +132,13 @@ class Evidence:
     def overrules(self, ran: Expert, trust: float, *, are_one: bool) -> bool:
         """Whether the memory's answer is given where it differs from that of the policy that ran.
 
-        Its weight counts by `trust`; what it lacks is the policy's. Two policies of one version (`are_one`) are of one
-        mind; else only the one that ran has a say, for what the other thinks is not known.
+        It has to have been clearly right more often where audited items told the two apart, for it is of another mind
+        mostly where nobody knows. Its weight counts by `trust`; what it lacks is the policy's. Two policies of one
+        version (`are_one`) are of one mind; else only the one that ran has a say, for what the other thinks is not
+        known.
         """
         view = self._view
-        if not view.audits:
+        if not view.memory_leads[ran]:
             return False
         memory = trust * view.weights["memory"]
         return memory > (1.0 - view.weights["memory"] if are_one else view.weights[ran])
@@ -140,7 +158,7 @@ class Evidence:
         """
         assert review_id not in self._counted, "a review counts once"
         with self._lock:
-            before = self._arbiter.state(), list(self._window)
+            before = self._arbiter.state(), list(self._window), self._num_past
             if audit is not None:
                 self._learn(audit)
             self._counted[review_id] = None
@@ -149,6 +167,7 @@ class Evidence:
             except BaseException:
                 self._arbiter.restore(before[0])
                 self._window = deque(before[1], maxlen=self._window.maxlen)
+                self._num_past = before[2]
                 del self._counted[review_id]
                 raise
             self._view = self._looked()
@@ -173,8 +192,9 @@ class Evidence:
             if not self._named.isdisjoint(review_ids):
                 self._store()
 
-    def distrust(self) -> None:
-        """The adapted policy was taken back: what speaks for it is gone, and its weight is that of the prior at most.
+    def distrust(self, version: str) -> None:
+        """This version was taken back: what speaks for the adapted policy and against it is gone, and its weight is at
+        most that of the prior.
 
         Raises OSError when it cannot be stored; it holds nevertheless until the engine ends.
         """
@@ -184,19 +204,20 @@ class Evidence:
             most = prior.adapted / (prior.frozen + prior.adapted + prior.memory)
             spare = max(0.0, state["adapted"] - most)
             self._arbiter.restore({**state, "adapted": state["adapted"] - spare, "frozen": state["frozen"] + spare})
+            self._num_past = len(self._window)
+            self._taken_back.append(version)
             self._view = self._looked()
             self._store()
 
-    def is_harmful(self, version: str) -> bool:
-        """Whether this version has clearly lost against the frozen policy on the items that judged both."""
+    def is_harmful(self) -> bool:
+        """Whether the adapted policy has clearly lost against the frozen one on the newest items that judged both.
+
+        Whatever version it was: each goes on from the one before, and seldom serves long enough to be judged by itself.
+        What was before the last one was taken back does not count.
+        """
         with self._lock:
-            pairs = [(each.adapted, each.frozen) for each in self._window if each.version == version]
-        won = sum(adapted is True and frozen is False for adapted, frozen in pairs)
-        lost = sum(adapted is False and frozen is True for adapted, frozen in pairs)
-        if lost <= won:
-            return False
-        chance = sum(math.comb(won + lost, lost + more) for more in range(won + 1)) / 2 ** (won + lost)
-        return bool(chance <= self._config.harm_probability)
+            won, lost = _told_apart(self._judged()[-NEWEST:], "adapted", "frozen")
+        return self._is_clear(lost, won)
 
     def expire(self) -> None:
         """Drop what is older than is kept, and the names of what is settled. Raises OSError."""
@@ -205,6 +226,7 @@ class Evidence:
             kept = [each for each in self._window if each.at > oldest]
             is_settled = not self._named <= self._counted.keys()
             if len(kept) < len(self._window) or is_settled:
+                self._num_past = max(0, self._num_past - (len(self._window) - len(kept)))
                 self._window = deque(kept, maxlen=self._window.maxlen)
                 self._view = self._looked()
                 self._store()
@@ -224,6 +246,8 @@ class Evidence:
     def _learn(self, audit: Audit) -> None:
         """Whose answer is not known to be wrong is taken for right if it is the frozen policy, for wrong if not: what
         is not known never speaks against the frozen policy."""
+        if len(self._window) == self._window.maxlen:
+            self._num_past = max(0, self._num_past - 1)
         self._window.append(audit)
         if audit.is_whole:
             self._arbiter.learn(np.array([audit.frozen is False, audit.adapted is not True, audit.memory is not True]))
@@ -240,7 +264,28 @@ class Evidence:
         for name in EXPERTS:
             known = [getattr(each, name) for each in self._window if getattr(each, name) is not None]
             records[name] = len(known), sum(known)
-        return _View({name: weights[name] for name in EXPERTS}, self._arbiter.audits, temperatures, records)
+        return _View(
+            {name: weights[name] for name in EXPERTS},
+            self._arbiter.audits,
+            temperatures,
+            records,
+            policy="adapted" if self._adapted_leads() else "frozen",
+            memory_leads={name: self._is_clear(*_told_apart(self._window, "memory", name)) for name in EXPERTS},
+        )
+
+    def _judged(self) -> list[Audit]:
+        """What speaks for the adapted policy or against it."""
+        newest = list(self._window)[self._num_past :]
+        return [each for each in newest if each.version not in self._taken_back]
+
+    def _adapted_leads(self) -> bool:
+        judged = self._judged()
+        won, lost = _told_apart(judged[-LATEST:], "adapted", "frozen")
+        return won >= lost and self._is_clear(*_told_apart(judged, "adapted", "frozen"))
+
+    def _is_clear(self, won: int, lost: int) -> bool:
+        """Whether of two who are equally good one would seldom win so clearly: a one-sided sign test."""
+        return won > lost and sign_test(lost, won) <= self._config.harm_probability
 
     def _load(self) -> None:
         if not self._path.exists():
@@ -250,15 +295,25 @@ class Evidence:
         self._window.extend(Audit(**each) for each in told["window"])
         self._counted = dict.fromkeys(told["counted"])
         self._named = frozenset(self._counted)
+        self._num_past = int(told.get("num_past", 0))
+        self._taken_back.extend(told.get("taken_back", ()))
 
     def _store(self) -> None:
         content = {
             "experts": self._arbiter.state(),
             "counted": list(self._counted),
+            "num_past": self._num_past,
+            "taken_back": list(self._taken_back),
             "window": [asdict(each) for each in self._window],
         }
         write_json(self._path, content)
         self._named = frozenset(self._counted)
+
+
+def _told_apart(audits: Iterable[Audit], first: Expert, second: Expert) -> tuple[int, int]:
+    """On how many items the first alone was right, and on how many the second alone; who was not asked is neither."""
+    pairs = [(getattr(each, first), getattr(each, second)) for each in audits]
+    return pairs.count((True, False)), pairs.count((False, True))
 
 
 def _voice(given: Expert) -> str:
@@ -270,4 +325,4 @@ def _tempered(confidence: float, temperature: float) -> float:
     return float(tempered(np.array([[confidence, 1.0 - confidence]]), temperature)[0, 0])
 
 
-__all__ = ["EXPERTS", "Audit", "Evidence"]
+__all__ = ["EXPERTS", "LATEST", "NEWEST", "TAKEN_BACK_MAX", "Audit", "Evidence"]

@@ -8,12 +8,12 @@ because a test alone lets small losses add up over versions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from share.kernel.adaptation.arbiter import sign_test
 from share.kernel.contracts.kinds import Task
 from share.kernel.contracts.task import Prompt
 from share.kernel.media.operator import Operator
@@ -107,7 +107,9 @@ def qualify(
     against_served = compare(list(zip(candidate.right, served.right, strict=True)))
     against_frozen = compare(list(zip(candidate.right, frozen.right, strict=True)))
     on_audited = compare(audited)
-    ratio = candidate.entropy / served.entropy if served.entropy > 0.0 else 1.0
+    # Of the two the greater: compared with what serves alone, many small losses would add up to a collapse.
+    entropy = max(served.entropy, frozen.entropy)
+    ratio = candidate.entropy / entropy if entropy > 0.0 else 1.0
     drift = abs(candidate.logprob - frozen.logprob)
     failures = [
         *_failures(config, "anchors, against what serves", against_served, config.loss_max),
@@ -116,7 +118,8 @@ def qualify(
     ]
     # Not `<` and `>`: what is not a number fails.
     if not ratio >= config.entropy_ratio_min:
-        failures.append(f"entropy: {ratio:.2f} times that of what serves (at least {config.entropy_ratio_min:g})")
+        whose = "what serves" if served.entropy >= frozen.entropy else "the shipped policy"
+        failures.append(f"entropy: {ratio:.2f} times that of {whose} (at least {config.entropy_ratio_min:g})")
     if not drift <= config.drift_max:
         failures.append(f"log-probability: {drift:.2f} nats per token from the shipped policy's ({config.drift_max:g})")
     return Qualification(
@@ -137,12 +140,6 @@ def compare(pairs: Sequence[tuple[bool, bool]]) -> Comparison:
     return Comparison(items=len(pairs), won=won, lost=lost, probability=sign_test(won, lost))
 
 
-def sign_test(won: int, lost: int) -> float:
-    """The probability that of so many fair coins at least `lost` fall this way."""
-    coins = won + lost
-    return float(sum(math.comb(coins, each) for each in range(lost, coins + 1)) / 2**coins)
-
-
 def _failures(config: QualifyConfig, name: str, comparison: Comparison, loss_max: float) -> list[str]:
     won, lost = comparison.won, comparison.lost
     what = f"{name}: {lost} of {comparison.items} lost, {won} won"
@@ -153,4 +150,4 @@ def _failures(config: QualifyConfig, name: str, comparison: Comparison, loss_max
     return []
 
 
-__all__ = ["Anchors", "Standing", "answered_greedily", "compare", "qualify", "sign_test"]
+__all__ = ["Anchors", "Standing", "answered_greedily", "compare", "qualify"]

@@ -123,7 +123,7 @@ class Releases:
     def check(self) -> bool:
         """Take the version back that serves, if audited items say that it does harm. Whether it was."""
         live = self.live
-        if live == FROZEN or not self._evidence.is_harmful(live):
+        if live == FROZEN or not self._evidence.is_harmful():
             return False
         try:
             self.roll_back(actor=ENGINE, reason="audited_items")
@@ -200,7 +200,7 @@ class Releases:
         while self.live != target:
             self._served.roll_back()
         try:
-            self._evidence.distrust()
+            self._evidence.distrust(live)
         except OSError as error:
             self._troubles.note("evidence_not_stored", "OSError", f"the weights of a rollback: {error}")
 

@@ -30,8 +30,8 @@ class QualifyConfig(ConfigModel):
     audited_window: int = Field(default=64, ge=0, le=100_000)
     """Newest audited items on which the versions that served are compared with the shipped policy."""
     entropy_ratio_min: float = Field(default=0.6, ge=0.0, le=1.0)
-    """Least entropy on the anchors, as a share of that of the version that serves: what is lost in one update beyond
-    that is no learning but a collapse."""
+    """Least entropy on the anchors, as a share of that of the shipped policy, or of the version that serves where that
+    is greater: what is lost beyond that is no learning but a collapse."""
     drift_max: float = Field(default=2.0, gt=0.0)
     """Greatest change of the mean log-probability of what the shipped policy says about the anchors, nats per token."""
     failures_max: int = Field(default=3, ge=1)
