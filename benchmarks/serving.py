@@ -7,7 +7,10 @@ same requests one after the other through `rollout`, alternated, median of the r
 Three loads: `write` writes 128 tokens about an image of 112 px; `view` calls ZOOM_IN on such an image and answers, 20
 tokens in all, so that most of its time is the vision tower's and that of reading, which cost the same together; `zoom`
 does so in a scene of 896 px, which is fitted first, each for itself. Bars: 4 times the throughput with 8 clients, 6
-times with 16; the latency of one client at most 1.05 of a bare `rollout`.
+times with 16; the latency of one client at most 1.05 of a bare `rollout`. Beside it the same ratio of CPU time, which
+other work on the machine hardly changes, and the one that is within reach: as many requests whose prompts are made
+already, begun and decoded together to their end by one `rollout`, without a queue, threads of clients or anybody
+joining, so nothing but the arithmetic of the tower, of reading and of writing.
 `publishes`: every few replies a version is written, published and adopted, 8 MB of weights each, and every tenth is
 taken back, under the load of four clients. Each reply must be word for word what exactly the version that it names
 writes. Bars: 0 failed or mixed; medians of 1 s from an update to serving it and 100 ms for going back, both with what
@@ -38,7 +41,7 @@ from share.kernel.contracts.task import Prompt
 from share.kernel.events import StructuredLogger
 from share.kernel.media.operator import Operator, load_operator
 from share.kernel.policy.loading import Policy, PolicyConfig, load_policy
-from share.kernel.policy.rollout import RolloutConfig, RolloutKey, rollout
+from share.kernel.policy.rollout import RolloutConfig, RolloutKey, open_prompt, rollout, rollout_opened
 from share.kernel.registry import Registry, load_registry
 from share.kernel.serving.batching import Batcher, BatchingConfig, Prediction
 from share.kernel.serving.versions import FROZEN, VersionStore
@@ -92,7 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, torch {torch.__version__}, one thread")
     are_met = True
     if "batching" in options.parts:
-        print(f"{'load':8}{'clients':>8}{'sequential':>12}{'together':>10}{'ratio':>7}{'bar':>6}   median / p99 of one")
+        print(
+            f"{'load':8}{'clients':>8}{'sequential':>12}{'together':>10}{'ratio':>7}{'bar':>6}{'CPU':>6}{'reach':>7}"
+            "   median / p99 of one"
+        )
         for load in loads:
             if load.name in options.loads:
                 are_met &= show_batching(policy, operator, load, options.rounds)
@@ -116,18 +122,26 @@ def show_batching(policy: Policy, operator: Operator, load: Load, rounds: int) -
         batcher = serve(policy, operator, Path(directory))
         for clients, bar in CLIENTS.items():
             alone, together, each_ms = list[float](), list[float](), list[float]()
+            cpu_alone, cpu_together, cpu_bare = list[float](), list[float](), list[float]()
             for number in tqdm(range(1 + rounds), desc=f"{load.name}, {clients} clients", leave=False):
+                began = time.process_time()
                 bare = [ask_alone(policy, operator, load.request(place))[1] for place in range(NUM_PROMPTS)]
+                between = time.process_time()
                 seconds, latencies = ask_together(batcher, load, clients, expected)
+                ended = time.process_time()
+                cpu_s = answer_at_once(policy, operator, load, clients, expected)
                 if number:  # the first round warms up
+                    cpu_alone.append((between - began) / NUM_PROMPTS)
+                    cpu_together.append((ended - between) / len(latencies))
+                    cpu_bare.append(cpu_s)
                     alone += [1000 * each for each in bare]
                     together.append(1000 * seconds)
                     each_ms += [1000 * each for each in latencies]
             ratio = statistics.fmean(alone) / statistics.median(together)
             line = f"{load.name:8}{clients:8}{statistics.fmean(alone):9.1f} ms{statistics.median(together):7.1f} ms"
-            line += (
-                f"{ratio:7.2f}{bar or '':>6}   {statistics.median(each_ms):.0f} / {percentile(each_ms, 0.99):.0f} ms"
-            )
+            cpu, reach = (statistics.median(cpu_alone) / statistics.median(each) for each in (cpu_together, cpu_bare))
+            line += f"{ratio:7.2f}{bar or '':>6}{cpu:6.2f}{reach:7.2f}"
+            line += f"   {statistics.median(each_ms):.0f} / {percentile(each_ms, 0.99):.0f} ms"
             if bar is None:
                 added = statistics.median(each_ms) / statistics.median(alone)
                 line += f", {added:.2f} of a bare rollout (bar {ALONE_MAX})"
@@ -152,6 +166,23 @@ def ask_together(
     if wrong:
         raise SystemExit(f"{wrong} of {num_requests} answers are not those that each request has alone")
     return seconds, [each for _, each in answers]
+
+
+def answer_at_once(
+    policy: Policy, operator: Operator, load: Load, number: int, expected: Sequence[tuple[str, ...]]
+) -> float:
+    """Seconds of CPU a request where so many begin together and nobody joins; what makes their prompts not counted."""
+    requests = [load.request(place) for place in range(number)]
+    prompts = [Prompt("", "request", each.question, each.images, "") for each in requests]
+    opened = [open_prompt(policy, prompt, operator.schemas()) for prompt in prompts]
+    config = RolloutConfig(group_size=1, temperature=load.temperature, tokens_max=load.tokens_max)
+    began = time.process_time()
+    groups = rollout_opened(policy, opened, operator, config, RolloutKey(requests[0].seed, 0))
+    seconds = time.process_time() - began
+    for group, wanted in zip(groups, expected, strict=False):
+        if tuple(action.text for action in group.rollouts[0].trajectory.actions) != wanted:
+            raise SystemExit("what is answered at once is not what each request has alone")
+    return seconds / number
 
 
 def serve(policy: Policy, operator: Operator, directory: Path) -> Batcher:
