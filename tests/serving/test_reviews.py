@@ -10,6 +10,7 @@ import pytest
 from share.kernel.contracts.experience import Status
 from share.kernel.contracts.task import Prompt
 from share.kernel.errors import ReviewConflict
+from share.kernel.serving.recording import opinions_of
 from tests.serving.engines import Maker, Parts
 
 
@@ -99,3 +100,25 @@ def test_items_whose_experience_is_gone_keep_nobody_from_those_behind_them(
     counts = parts.engine.get_statistics().reviews
     assert (counts["audit"], counts["approved"]) == (2, 1), "what was decided is still to be carried out"
     assert parts.engine.lease_reviews("bert", 2) == []
+
+
+def test_a_reviewer_is_told_how_old_the_votes_were_and_what_they_were_worth(
+    make: Maker, tmp_path: Path, questions: list[Prompt]
+) -> None:
+    clock = Clock()
+    parts = make(tmp_path, clock=clock)
+    parts.ask(questions[0], "voter")
+    parts.engine.process_human_review_decision("voter", True, reviewer="anna")
+    parts.buffer.record_retrieval(["voter"], True)
+    clock.now += 3600
+    reply = parts.ask(questions[0], "asked")
+    assert reply.votes is not None
+    item = parts.engine.review_item("asked")
+    assert item.votes == reply.votes.provenance, "as they were cast"
+    vote = item.votes[1].vote
+    assert (vote.age_s, vote.retrieval_count, vote.success_count) == (3600.0, 1, 1)
+    experience = parts.buffer.get("asked")
+    assert experience is not None
+    told = [each[:6] for each in experience.metadata["votes"]]  # type: ignore[union-attr, index]
+    older = replace(experience, metadata={**experience.metadata, "votes": told})
+    assert [opinion.vote.age_s for opinion in opinions_of(older)] == [0.0, 0.0], "it was not recorded then"

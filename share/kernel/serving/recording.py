@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from share.kernel.contracts.experience import Experience
 from share.kernel.contracts.run import Metric
@@ -101,6 +101,9 @@ class Recorder:
             opinion.vote.similarity,
             opinion.weight,
             opinion.agrees,
+            opinion.vote.age_s,
+            opinion.vote.retrieval_count,
+            opinion.vote.success_count,
         ]
 
     def _trajectory(self, trajectory: Trajectory) -> Trajectory:
@@ -130,10 +133,11 @@ class Recorder:
 
 def opinions_of(experience: Experience) -> tuple[Opinion, ...]:
     """The votes that an experience was given by, as they were recorded; empty without a vote."""
-    told = cast("list[tuple[str, str, float, float, float, bool]]", experience.metadata.get("votes", []))
+    told = cast("list[list[Any]]", experience.metadata.get("votes", []))
     return tuple(
-        Opinion(Vote(source, answer, confidence, similarity), weight, agrees)
-        for source, answer, confidence, similarity, weight, agrees in told
+        # Votes of before they were recorded end without age and counts.
+        Opinion(Vote(source, answer, confidence, similarity, *rest), weight, agrees)
+        for source, answer, confidence, similarity, weight, agrees, *rest in told
     )
 
 
