@@ -140,6 +140,7 @@ class _OfEngine(Collector):
         by_result = {"let_in": calls.made - calls.refused, "refused": calls.refused}
         yield _counters("pixelis_door", "Calls of /v1/… by whether they were turned away.", "result", by_result)
         yield _counter("pixelis_failed_requests", "Questions that failed.", requests.failed)
+        yield _counter("pixelis_dropped_requests", "Questions whose client went away.", requests.dropped)
         yield _counters("pixelis_answers", "Answers by whose it is.", "expert", requests.by_expert)
         yield _counters("pixelis_operations", "Operations called.", "operation", requests.operations)
         yield from _known("pixelis_answer_entropy_nats", "Mean entropy of recent answers.", requests.entropy)

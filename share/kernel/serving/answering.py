@@ -15,7 +15,7 @@ from share.kernel.contracts.serving import Expert, Listener, Reply, Request
 from share.kernel.contracts.trajectory import Trajectory
 from share.kernel.contracts.voting import Vote
 from share.kernel.data.checkers import canonical
-from share.kernel.errors import EngineClosed, ExperienceRefused, PixelisError
+from share.kernel.errors import EngineClosed, ExperienceRefused, PixelisError, RequestDropped
 from share.kernel.experience.buffer import ExperienceBuffer
 from share.kernel.experience.latency import SIZE, Latencies
 from share.kernel.serving.batching import Asked, Batcher, Prediction
@@ -128,6 +128,7 @@ class Answering:
         return RequestStatistics(
             answered=counts["answered"],
             failed=counts["failed"],
+            dropped=counts["dropped"],
             read_only=counts["read_only"],
             waiting=self._batcher.num_waiting,
             by_expert={expert: counts[f"by:{expert}"] for expert in EXPERTS},
@@ -241,7 +242,7 @@ class Answering:
             return None
 
     def _fail(self, answer: Future[Reply], error: BaseException) -> None:
-        self._counts["failed"] += 1
+        self._counts["dropped" if isinstance(error, RequestDropped) else "failed"] += 1
         answer.set_exception(error)
         self._in_flight.leave()
 

@@ -28,8 +28,9 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class RequestStatistics:
-    """Requests since the start. `entropy` is the mean over the last few thousand answers in nats, `operations` how
-    often each was called, `latency` by step (`queue`, `predict`, `consult`, `total`)."""
+    """Requests since the start; `dropped` are those for whose answer nobody waited any more. `entropy` is the mean over
+    the last few thousand answers in nats, `operations` how often each was called, `latency` by step (`queue`,
+    `predict`, `consult`, `total`)."""
 
     answered: int
     failed: int
@@ -39,6 +40,7 @@ class RequestStatistics:
     entropy: float | None
     operations: Mapping[str, int]
     latency: Mapping[str, Quantiles]
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
