@@ -19,9 +19,7 @@ from share.kernel.experience.disk import Disk, opened
 
 FIRST_BYTES = 1 << 20
 GROWTH = 4
-LOG_SHARE = 8
-"""Segments grow from 1 MiB to their full size: a first append is soon done, and what is made ahead is at most such a
-share of the log, for it may have been written for nothing."""
+"""Segments grow from 1 MiB to their full size, so that a small buffer is small and a first append is soon done."""
 
 LARGE_BYTES = 1 << 17
 """Bytes of an append from which on zeros pay no more: of 128 KiB they cost 119 us and save 123 (docs/benchmarks.md)."""
@@ -57,10 +55,9 @@ class Ahead:
         self._made: Future[Blank] | None = None
         self._spares: list[Blank] = []
 
-    def begin(self, append_bytes: float, log_bytes: int) -> None:
-        """Let the next file be made in the background, for appends of so many bytes each to a log of so many."""
+    def begin(self, append_bytes: float) -> None:
+        """Let the next file be made in the background, for appends of so many bytes each."""
         if self._made is None and not self._spares:
-            self._bytes = min(self._bytes, max(log_bytes // LOG_SHARE, FIRST_BYTES))
             if self._executor is None:
                 self._executor = self._own_executor = ThreadPoolExecutor(1, "segment")
             self._made = self._executor.submit(self._make, self._bytes, append_bytes < LARGE_BYTES)
@@ -79,11 +76,8 @@ class Ahead:
         return self._make(max(self._bytes, size), size < LARGE_BYTES)
 
     def put(self, path: Path, size: int, spares_max: int) -> None:
-        """Use the file of a segment that is of the chain no more for another one, or give its space back.
-
-        It is given back also if it has not half the size of what was made last.
-        """
-        if len(self._spares) >= spares_max or size < self._bytes // (2 * GROWTH):
+        """Use the file of a segment that is of the chain no more for another one, or give its space back."""
+        if len(self._spares) >= spares_max or size < self._bytes_max:
             self._disk.unlink(path)
             return
         spare = self._path()
@@ -126,7 +120,7 @@ class Ahead:
             with contextlib.suppress(OSError):
                 self._disk.unlink(path)
             raise
-        self._bytes = min(GROWTH * size, self._bytes_max)
+        self._bytes = min(GROWTH * self._bytes, self._bytes_max)
         return Blank(path, size)
 
     def _path(self) -> Path:

@@ -88,11 +88,6 @@ class Chain:
             raise BufferCorrupt(f"{segment_path(self.directory, ordinal)}: offset 0: no segment's header; {SALVAGE}")
         return header
 
-    @property
-    def end_bytes(self) -> int:
-        """Where the segments end, together; of one whose end is not known, nothing."""
-        return sum(segment.end or 0 for segment in self.segments)
-
     def last_sequence(self) -> int:
         """The last sequence of a log that a writer in another process may append to; 0 if it is empty."""
         while self.segments:

@@ -29,8 +29,8 @@ from share.kernel.experience.disk import Disk, File
 from share.kernel.experience.frame import frame_bytes, pack_frame
 
 LOG = "log"
-SPARE_SHARE = 3
-"""One evicted segment is kept, to be used again, for so many that are there, and one more."""
+SPARE_SHARE = 4
+"""One evicted segment is kept, to be used again, for so many that are there; at least one is."""
 
 TRUNCATE_AT_ONCE = 2
 """Truncation waits for the next segment unless it gives back more than so many of the size of this one."""
@@ -157,7 +157,7 @@ class FileLog:
         self._next_sequence += len(records)
         if end >= active.prepare_at:
             active.prepare_at = active.capacity + 1
-            self._writing().begin((end - START) / active.num_appends, self._chain.end_bytes)
+            self._writing().begin((end - START) / active.num_appends)
         return locations
 
     def scan(self, after: int = 0, /, *, until: int | None = None) -> Iterator[Record]:
@@ -308,7 +308,7 @@ class FileLog:
 
     def _give_back(self, dead: Sequence[Segment]) -> None:
         """They do not count any more, so one that cannot be given back stays until the next writer removes it."""
-        ahead, spares_max = self._writing(), len(self._chain.segments) // SPARE_SHARE + 1
+        ahead, spares_max = self._writing(), max(len(self._chain.segments) // SPARE_SHARE, 1)
         for segment in dead:
             with contextlib.suppress(OSError):
                 with self._chain.files.borrowed(segment.ordinal) as file:
