@@ -52,9 +52,12 @@ class Sketch:
         count = len(vectors_ND)
         turned = np.zeros((count, self._padded), np.float32)
         turned[:, : self.dimension] = vectors_ND - self.center_D
+        shape: tuple[int, ...] = (len(self._left), len(self._right))
+        if count > 1:  # for one, as a query is, matrices are multiplied sooner than a stack of one
+            shape = (count, *shape)
         for flips in self._flips:
             turned *= flips
-            grid = turned.reshape(count, len(self._left), len(self._right))
+            grid = turned.reshape(shape)
             turned = (self._left @ grid @ self._right).reshape(count, self._padded)
         if self._kept is not None:
             turned = turned.take(self._kept, axis=1)
@@ -79,18 +82,11 @@ class Sketch:
 
 def distances(bits_WN: NDArray[np.uint64], query_W: NDArray[np.uint64]) -> NDArray[np.uint16]:
     """Bits in which each of N sketches differs from that of the query, shape (N,)."""
-    count = bits_WN.shape[1]
-    counts = np.empty(count, np.uint16)
-    differing = np.empty(min(count, CHUNK_ROWS), np.uint64)
-    ones = np.empty(len(differing), np.uint8)
-    for start in range(0, count, CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, count)
-        total, word, few = counts[start:stop], differing[: stop - start], ones[: stop - start]
-        total[:] = 0
-        for bits, query in zip(bits_WN[:, start:stop], query_W, strict=True):
-            np.bitwise_xor(bits, query, out=word)
-            np.bitwise_count(word, out=few)
-            total += few
+    counts = np.empty(bits_WN.shape[1], np.uint16)
+    for start in range(0, len(counts), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        ones_WN = np.bitwise_count(bits_WN[:, rows] ^ query_W[:, None])
+        np.add.reduce(ones_WN, axis=0, dtype=np.uint16, out=counts[rows])
     return counts
 
 
