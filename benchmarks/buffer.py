@@ -422,7 +422,8 @@ def _open_and_search(connection: Connection, directory: Path) -> None:
 
 
 def _written(directory: Path, count: int, batch: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes by what they are for: of the first count / 2 experiences, and of `count` more when so many are kept."""
+    """Bytes by what they are for: of the first count / 2 experiences, and of `count` more when so many are kept and
+    three times as many have been evicted."""
     rng = np.random.default_rng(0)
     ready = [make_experience(rng, number, DIMENSION) for number in range(200)]
     disk = CountingDisk()
@@ -438,8 +439,8 @@ def _written(directory: Path, count: int, batch: int) -> tuple[dict[str, int], d
             return {kind: disk.written[kind] - before[kind] for kind in before}
 
         grown = add(0, count // 2)
-        add(count // 2, count)
-        return grown, add(count, 2 * count)
+        add(count // 2, 2 * count)  # until as many files are there as are ever used again
+        return grown, add(2 * count, 3 * count)
 
 
 def _in_child(work: Callable[..., None], *arguments: object) -> tuple[float, float]:
