@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from share.kernel.adaptation.audit import entries, verify
 from share.kernel.command import run_command
 from share.kernel.registry import Registry
 from share.kernel.serving.keys import KeyStore
@@ -201,3 +202,23 @@ def test_keys_that_are_damaged_are_named_and_stay(tmp_path: Path, capsys: pytest
 def serve(*arguments: str) -> int:
     """The command line, in this process."""
     return run_command("online", "online", "Serve.", "", arguments, default="pixelis")
+
+
+def test_another_configuration_is_in_the_audit_log_and_the_same_one_is_there_once(tmp_path: Path) -> None:
+    noted: list[list[str]] = []
+    secret = "https://example.org/?token=b0a1"
+    for settings in (
+        [],
+        [],
+        ["engine.review.audit_share=0.5"],
+        ["engine.review.audit_share=0.5", f"alerts.webhook={secret}"],
+    ):
+        running = start(tmp_path, "read_only=true", f"run_name=run-{len(noted)}", *settings)
+        assert running.stop() == 0, running.said
+        log = running.directory / "audit.log"
+        noted.append([entry.reason for entry in entries(log) if entry.action == "configure"])
+        assert verify(log) == []
+        assert "token" not in log.read_text()
+    assert [len(each) for each in noted] == [1, 1, 2, 3]
+    assert len(set(noted[-1])) == 3
+    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in noted[-1])

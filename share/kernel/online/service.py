@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from share.kernel.adaptation.audit import entries
 from share.kernel.contracts.run import RunContext
+from share.kernel.errors import AuditBroken, AuditUnavailable
+from share.kernel.events import StructuredLogger
 from share.kernel.online.alerts import Watch
 from share.kernel.online.config import DIRECTORY, OnlineConfig
 from share.kernel.online.demo import Demo
@@ -25,6 +30,7 @@ from share.kernel.serving.keys import KeyStore
 from share.kernel.serving.opening import open_engine
 
 LOOPBACK = ("127.", "localhost", "::1")
+AUDIT_LOG = "audit.log"
 
 
 def serve(config: OnlineConfig, run: RunContext) -> None:
@@ -57,6 +63,7 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
         )
         opened.callback(engine.close)
         opened.callback(_report, run, engine)
+        _note_configuration(config, directory / AUDIT_LOG, engine, run.logger)
         tracker = Tracker(tracking, engine.get_statistics, run.logger, every_s=config.track_every_s)
         opened.callback(tracker.close)
         door = _door(config, run, keys, engine)
@@ -80,6 +87,24 @@ def serve(config: OnlineConfig, run: RunContext) -> None:
 def _directory(config: OnlineConfig, run: RunContext) -> Path:
     """A demo keeps to the directory of its run: what it learns is nobody's."""
     return config.directory or (run.run_dir if config.demo_items else run.workdir) / DIRECTORY
+
+
+def _note_configuration(config: OnlineConfig, log: Path, engine: InferenceEngine, logger: StructuredLogger) -> None:
+    """Put the hash of a configuration that is another than the last one into the audit log, if that can be written."""
+    try:
+        noted = [entry.reason for entry in entries(log) if entry.action == "configure"]
+        if noted[-1:] != [digest_of(config)]:
+            engine.note("service", "configure", reason=digest_of(config))
+    except (AuditBroken, AuditUnavailable, OSError) as error:
+        logger.warn("configuration_not_noted", str(error))
+
+
+def digest_of(config: OnlineConfig) -> str:
+    """What the audit log calls a configuration: the SHA-256 of its canonical JSON, without the name of the run; of the
+    webhook, whose address may hold a secret, only whether there is one."""
+    told = config.model_dump(mode="json", exclude={"run_name": True, "alerts": {"webhook"}})
+    told["alerts"]["webhook"] = config.alerts.webhook is not None
+    return "sha256:" + hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _door(config: OnlineConfig, run: RunContext, keys: KeyStore, engine: InferenceEngine) -> Door:
@@ -132,4 +157,4 @@ def _report(run: RunContext, engine: InferenceEngine) -> None:
     )
 
 
-__all__ = ["LOOPBACK", "serve"]
+__all__ = ["AUDIT_LOG", "LOOPBACK", "digest_of", "serve"]
