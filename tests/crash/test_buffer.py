@@ -20,7 +20,7 @@ from share.kernel.config import Choice
 from share.kernel.contracts.kinds import Storage
 from share.kernel.errors import BufferUnavailable
 from share.kernel.experience.disk import File
-from share.kernel.index.auto import FLAT_ROWS_MAX
+from share.kernel.index import auto
 from share.kernel.index.ivfpq import ROWS_NEEDED
 from share.kernel.registry import Registry
 from tests.crash.buffer import BufferCheck, BufferWorld, RealWorld
@@ -194,6 +194,9 @@ def test_any_order_of_moves_of_an_index_that_has_enough_to_be_trained(registry: 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("index", INDEXES)
 @pytest.mark.parametrize("storage", STORAGES)
-def test_any_order_of_moves_at_length(registry: Registry, storage: str, index: str) -> None:
+def test_any_order_of_moves_at_length(
+    registry: Registry, storage: str, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_machine(registry, storage, index, examples=60, moves=25, is_repeatable=False)
-    run_machine(registry, storage, index, examples=6, moves=25, ballast=FLAT_ROWS_MAX + 100)
+    monkeypatch.setattr(auto, "FLAT_NUMBERS_MAX", 0)  # so that `auto` has lists, too
+    run_machine(registry, storage, index, examples=6, moves=25, ballast=2100)

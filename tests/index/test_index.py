@@ -46,8 +46,8 @@ def test_the_choice_is_made_by_size_and_structure_and_is_told() -> None:
     auto = Auto(AutoConfig())
     for vectors, chosen, is_exact in (
         (blobs(300), "flat: 300 rows", True),
-        (blobs(5000), "ivf: 5000 rows, recall@10", False),
-        (noise(5000, 256), "flat: 5000 rows, recall@10 of ivf only", True),
+        (blobs(5000, 400), "ivf: 5000 rows, recall@10", False),
+        (noise(6000, 256), "flat: 6000 rows, recall@10 of ivf only", True),
     ):
         built = auto.build(vectors, np.arange(len(vectors)))
         assert auto.chosen.startswith(chosen)

@@ -49,8 +49,8 @@ class Reply:
 
     `answer` may be empty when the rollout ended without one (`trajectory.finish` says why). `confidence` in [0, 1] is
     calibrated on audited items. `policy_version` is the one version that wrote every token of it. `expert` is whose
-    answer it is, `votes` None where there was no vote. `elapsed_ms` is by step (`queue`, `predict`, `retrieve`,
-    `vote`, `total`).
+    answer it is, `votes` None where there was no vote. `elapsed_ms` is by step (`queue`, `predict`, `consult`,
+    `total`).
     """
 
     trace_id: str
