@@ -199,7 +199,12 @@ class SyncAfter:
 
 def any_of(*picks: Pick) -> Pick:
     """Picks what one of them does; each is told of every call."""
-    return lambda call, names: any([pick(call, names) for pick in picks])
+
+    def pick_any(call: Call, names: Names) -> bool:
+        picked = [pick(call, names) for pick in picks]
+        return any(picked)
+
+    return pick_any
 
 
 @dataclass(frozen=True)
