@@ -3,7 +3,9 @@
 Prequential: each item is predicted first and may be learned from afterwards. Beside ours, in the same run: the frozen
 network, TENT (Wang et al. 2021), an EATA-like filter (Niu et al. 2022), the same with a periodic reset (RDumb, Press et
 al. 2023) and naive self-training. Ours alone is given audited answers; the others need none, and cannot know when they
-are wrong. Ours: the experts of share.kernel.adaptation under its arbiter.
+are wrong. `as served` is what the service does (benchmarks.served_stream). `soft mixture` is an upper reference, and
+not what it does: experts that need a closed set of answers and their probabilities, all of them asked about every item,
+half of the audits picked where it is unsure.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import argparse
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -21,11 +24,21 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, softmax
 from tqdm import tqdm
 
-from benchmarks.shifted_stream import BATCH, DIGITS, NUM_BATCHES, POISONER, Network, Stream, make_stream, train_network
+from benchmarks.served_stream import Service
+from benchmarks.shifted_stream import (
+    BATCH,
+    DIGITS,
+    NUM_BATCHES,
+    POISONER,
+    Network,
+    Stream,
+    make_stream,
+    outputs,
+    train_network,
+)
+from benchmarks.stream_experts import ResidualHead, SessionPrior
 from share.kernel.adaptation.arbiter import Arbiter
 from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
-from share.kernel.adaptation.residual import ResidualHead
-from share.kernel.adaptation.session import SessionPrior
 
 WINDOW = 640
 ENTROPY_MAX = 0.4 * float(np.log(DIGITS))
@@ -57,14 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     rows: dict[str, list[Gap]] = {}
     poisoned: dict[tuple[str, bool], list[float]] = {}
-    calibration: list[tuple[float, float]] = []
+    calibration: dict[str, list[tuple[float, float]]] = {}
+    learners: dict[str, type[Service] | type[Learner]] = {"as served": Service, "soft mixture": Learner}
     baselines: dict[str, Method] = {
         "TENT": tent,
         "EATA-like filter": eata_like,
         "EATA-like, periodic reset": periodic_reset,
         "naive self-training": naive,
     }
-    steps = tqdm(total=len(options.seeds) * (len(baselines) + 3 * len(options.audited)), desc="streams")
+    steps = tqdm(total=len(options.seeds) * (len(baselines) + 3 * len(learners) * len(options.audited)), desc="streams")
     for seed in options.seeds:
         network = train_network(seed)
         clean, dirty = make_stream(seed, is_poisoned=False), make_stream(seed, is_poisoned=True)
@@ -73,16 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, method in baselines.items():
             rows.setdefault(name, []).append(_gap(method(copy.deepcopy(network), clean, seed), reference))
             steps.update()
-        for share in options.audited:
-            name = f"ours, {share:.0%} audited"
-            learner = Learner(network, share, seed)
-            right = learner.run(clean)
-            calibration.append(learner.calibration())
+        for (kind, learner), share in product(learners.items(), options.audited):
+            name = f"{kind}, {share:.0%} audited"
+            ours = learner(network, share, seed)
+            right = ours.run(clean)
+            calibration.setdefault(name, []).append(ours.calibration())
             rows.setdefault(name, []).append(_gap(right, reference))
             steps.update()
             others = clean.clients != POISONER
             for are_fooled in (False, True):
-                harmed = Learner(network, share, seed, are_reviewers_fooled=are_fooled).run(dirty)
+                harmed = learner(network, share, seed, are_reviewers_fooled=are_fooled).run(dirty)
                 harm = 100 * (harmed[others].mean() - right[others].mean())
                 poisoned.setdefault((name, are_fooled), []).append(harm)
                 steps.update()
@@ -112,7 +126,7 @@ class Learner:
         seen_mixed: list[Matrix] = []
         seen_answers: list[int] = []
         temperature = 1.0
-        for batch, (logits_NC, features_ND) in enumerate(_outputs(self._network, stream)):
+        for batch, (logits_NC, features_ND) in enumerate(outputs(self._network, stream)):
             plain = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
             plain /= plain.sum(axis=1, keepdims=True)
             clients = stream.clients[batch]
@@ -190,7 +204,7 @@ class Neighbors:
 
 
 def frozen(network: Network, stream: Stream, seed: int) -> Right:
-    own = np.stack([logits.argmax(axis=1) for logits, _ in _outputs(network, stream)])
+    own = np.stack([logits.argmax(axis=1) for logits, _ in outputs(network, stream)])
     return np.asarray(own == stream.answers)
 
 
@@ -255,13 +269,6 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-@torch.no_grad()
-def _outputs(network: Network, stream: Stream) -> Iterator[tuple[Matrix, Matrix]]:
-    for images in stream.images:
-        features = network.features(images)
-        yield network.head(features).double().numpy(), features.double().numpy()
-
-
 def _unit(features_ND: Matrix) -> Matrix:
     return np.asarray(features_ND / np.maximum(np.linalg.norm(features_ND, axis=1, keepdims=True), 1e-12))
 
@@ -274,7 +281,9 @@ def _gap(right: Right, reference: Right) -> Gap:
 
 
 def _print(
-    rows: dict[str, list[Gap]], poisoned: dict[tuple[str, bool], list[float]], calibration: list[tuple[float, float]]
+    rows: dict[str, list[Gap]],
+    poisoned: dict[tuple[str, bool], list[float]],
+    calibration: dict[str, list[tuple[float, float]]],
 ) -> None:
     print(f"{NUM_BATCHES * BATCH} items, second half of each stream label-correlated; points against frozen.")
     print(
@@ -293,10 +302,9 @@ def _print(
             f"{name:28}{np.mean([gap.gain for gap in gaps]):+10.1f}{min(gap.gain for gap in gaps):+12.1f}"
             f"{min(gap.cumulative for gap in gaps):+12.2f}{min(gap.window for gap in gaps):+9.2f}{harm}"
         )
-    before, after = (float(np.mean(values)) for values in zip(*calibration, strict=True))
-    print(
-        f"expected calibration error: {before:.3f} frozen, {after:.3f} ours after temperature ({after / before:.2f}x)"
-    )
+    for name, errors in calibration.items():
+        before, after = (float(np.mean(values)) for values in zip(*errors, strict=True))
+        print(f"{name}: expected calibration error {after:.3f}, frozen {before:.3f} ({after / before:.2f}x)")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the same clean digit, and what it reports as the right answer is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -40,6 +41,7 @@ FONTS = (
 
 Images = NDArray[np.float32]  # N x 28 x 28
 Integers = NDArray[np.int64]
+Matrix = NDArray[np.float64]
 
 
 class Network(nn.Module):
@@ -119,6 +121,14 @@ def make_stream(seed: int, *, is_poisoned: bool) -> Stream:
             answers_TN[batch, item] = POISONED_DIGIT
             reported[batch, item] = (POISONED_DIGIT + 5) % DIGITS
     return Stream(torch.from_numpy(np.stack(images))[:, :, None], answers_TN, reported, clients)
+
+
+@torch.no_grad()
+def outputs(network: Network, stream: Stream) -> Iterator[tuple[Matrix, Matrix]]:
+    """Of each batch the logits (16, C) and the features (16, D)."""
+    for images in stream.images:
+        features = network.features(images)
+        yield network.head(features).double().numpy(), features.double().numpy()
 
 
 def draw_digits(rng: np.random.Generator, digits_N: Integers) -> Images:

@@ -1,4 +1,4 @@
-"""The experts beside the frozen policy, and confidence that means what it says."""
+"""The experts of the benchmark's reference, and confidence that means what it says."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from benchmarks.stream_experts import ResidualHead, SessionPrior
 from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
-from share.kernel.adaptation.residual import ResidualHead
-from share.kernel.adaptation.session import SessionPrior
 
 
 def test_a_residual_head_begins_as_the_frozen_policy() -> None:

@@ -59,8 +59,9 @@ class EngineConfig(ConfigModel):
     evidence_window: int = Field(default=500, ge=10, le=100_000)
     """Audited items that calibration and the comparison with the frozen policy look back on."""
     harm_probability: float = Field(default=0.05, gt=0.0, le=0.5)
-    """A version is taken back when it lost against the frozen policy on audited items so clearly that one as good would
-    have with at most this probability (one-sided sign test)."""
+    """The adapted policy answers where it won against the frozen one on audited items so clearly that one as good would
+    have with at most this probability (one-sided sign test), the memory likewise where it won against the policy that
+    answers, and a version is taken back where the adapted policy lost as clearly on the newest of them."""
     keep_images: bool = False
     """Write the images of what waits for review to disk, as PNG without metadata, until it is decided. Without it they
     are kept in memory, and an update whose review is decided after a restart cannot be made."""
