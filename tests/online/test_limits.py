@@ -195,7 +195,13 @@ def test_a_key_that_calls_too_often_is_429_and_others_are_not(service: Service) 
     assert service.call("GET", "/v1/models", key=service.keys["viewer"]).status == 200
 
 
-def test_metrics_count_it_all_and_hold_no_path_that_a_caller_made_up(service: Service) -> None:
+def test_metrics_count_it_all_and_hold_no_path_that_a_caller_made_up(service: Service, registry: Registry) -> None:
+    made = service.call("POST", "/v1/admin/keys", {"role": "client"}, key=service.keys["admin"]).json
+    messages, _ = question(registry)
+    while (answer := service.call("POST", "/v1/chat/completions", {}, key=made["key"])).status != 429:
+        assert answer.status == 422
+    body = {"model": "pixelis", "messages": messages}
+    assert service.call("POST", "/v1/chat/completions", body, key=service.keys["client"]).status == 200
     service.call("GET", "/v1/made/up/by/a/caller")
     text = service.call("GET", "/metrics", key=service.keys["viewer"]).body.decode()
     assert "made/up" not in text

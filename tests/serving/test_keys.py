@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,17 @@ def test_a_file_that_cannot_be_written_makes_no_key(tmp_path: Path) -> None:
     with pytest.raises(KeyProblem, match="cannot be written"):
         store.add("client")
     assert len(store.all()) == 1
+
+
+def test_nobody_but_the_owner_can_read_the_file_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+
+    def seen(old: Path, new: Path, replace: Callable[[Path, Path], None] = os.replace) -> None:
+        modes.append(old.stat().st_mode & 0o777)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", seen)
+    KeyStore(tmp_path / "keys.json").add("viewer")
+    assert modes == [0o600, 0o600]

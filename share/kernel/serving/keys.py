@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import threading
 import time
@@ -168,8 +167,7 @@ class KeyStore:
         told = {"format": _FORMAT, "salt": self._salt.hex(), "keys": [asdict(key) for key in keys.values()]}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(told, indent=2).encode() + b"\n")
-            os.chmod(self._path, 0o600)
+            write_atomically(self._path, json.dumps(told, indent=2).encode() + b"\n", 0o600)
         except OSError as error:
             raise KeyProblem(f"{self._path}: cannot be written: {error.strerror}") from error
         self._keys = keys
