@@ -98,7 +98,7 @@ class InferenceEngine:
         )
         self._gate = LoggedGate(directory / "gate", config.gate, logger, clock=clock)
         self._pictures = Pictures(
-            directory / "images" if config.keep_images else None, bytes_max=config.images_bytes_max
+            directory / "images", bytes_max=config.images_bytes_max, writes=config.keep_images, clock=clock
         )
         self._recorder = Recorder(redactor)
         self._ballots = Ballots(buffer)
@@ -333,6 +333,7 @@ class InferenceEngine:
         self._try("not_swept", lambda: self._buffer.retain(days))
         self._ballots.forget_all()
         self._try("not_swept", self._queue.expire)
+        self._try("not_swept", self._reviews.release_pictures)
         self._try("not_swept", lambda: self._pictures.expire(days))
         self._try("not_swept", lambda: self._gate.expire(days))
         self._try("not_swept", self._evidence.expire)

@@ -5,11 +5,13 @@ On disk they are PNGs made from pixels, so that nothing that came with the file 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +30,26 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 class Pictures:
-    """The images of requests by their ids. `directory` None keeps none on disk. Thread-safe.
+    """The images of requests by their ids. Thread-safe.
+
+    None is written unless `writes`; what lies below `directory` from before is found, and goes, all the same. None
+    keeps to memory. `clock` gives seconds since 1970.
 
     A quarter of `bytes_max` holds those that were just answered, the rest those that wait: a flood of the one never
     takes the place of the other.
     """
 
-    def __init__(self, directory: Path | None, *, bytes_max: int) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        *,
+        bytes_max: int,
+        writes: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._directory = directory
+        self._writes = writes
+        self._clock = clock
         self._lock = threading.Lock()
         self._recent = _Shelf(bytes_max // 4)
         self._waiting = _Shelf(bytes_max - bytes_max // 4)
@@ -54,7 +68,7 @@ class Pictures:
                 return
             images, subject = held
             self._waiting.put(trace_id, images, subject)
-        if self._directory is None or not _NAME.fullmatch(trace_id):
+        if self._directory is None or not self._writes or not _NAME.fullmatch(trace_id):
             return
         folder = self._directory / f"{subject}-{trace_id}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +76,16 @@ class Pictures:
             is_encoded, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
             assert is_encoded, "pixels are always a PNG"
             write_atomically(folder / f"{number:04}.png", png.tobytes())
+        now = self._clock()
+        os.utime(folder, (now, now))
+
+    def kept(self) -> set[str]:
+        """The requests whose images are kept until they are released. Raises OSError."""
+        with self._lock:
+            kept = set(self._waiting.trace_ids())
+        if self._directory is not None and self._directory.is_dir():
+            kept |= {folder.name[len(_NOBODY) + 1 :] for folder in self._directory.iterdir()}
+        return kept
 
     def of(self, trace_id: str) -> tuple[Pixels, ...]:
         """The images of a request, empty when they are not held any more."""
@@ -95,7 +119,7 @@ class Pictures:
         """Remove from disk what was written longer ago. Raises OSError."""
         if self._directory is None or not self._directory.is_dir():
             return
-        oldest = time.time() - older_than_days * DAY_S
+        oldest = self._clock() - older_than_days * DAY_S
         for folder in self._directory.iterdir():
             if folder.stat().st_mtime < oldest:
                 shutil.rmtree(folder)
@@ -129,6 +153,9 @@ class _Shelf:
         if held is not None:
             self._num_bytes -= _size(held[0])
         return held
+
+    def trace_ids(self) -> list[str]:
+        return list(self._held)
 
     def drop(self, subject: str) -> None:
         for trace_id in [trace_id for trace_id, held in self._held.items() if held[1] == subject]:

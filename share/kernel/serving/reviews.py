@@ -158,6 +158,16 @@ class Reviews:
                 if decision.task_id not in self._sent and not is_waiting:
                     self._carried_out(decision)
 
+    def release_pictures(self) -> None:
+        """Of tasks that wait no more: the queue drops by itself what nobody decides, and the engine may have ended
+        between a settlement and its release. Raises ReviewProblem, OSError."""
+        kept = self._pictures.kept()  # before the queue is asked, in which each was before it was kept
+        if kept:
+            kept.difference_update(self._queue.waiting())
+            kept.difference_update(each.task_id for each in self._queue.unsettled())
+        for task_id in kept:
+            self._pictures.release(task_id)
+
     def erase(self, subjects: Collection[str], task_ids: Collection[str]) -> None:
         """Forget all of a person, known by their keys and requests: what waits, what was decided, and updates that
         were sent and not begun. Raises ReviewProblem, OSError."""
