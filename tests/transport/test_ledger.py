@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -46,6 +47,22 @@ def test_a_task_is_committed_once_or_its_whole_commit_fails(tmp_path: Path) -> N
         ledger.commit([Entry("b", "v2", None), Entry("a", "v2", None)])
     assert ledger.version() == "v1"
     assert ledger.find("b") is None
+
+
+def test_a_ledger_with_a_write_ahead_log_is_read_and_goes_on_without(tmp_path: Path) -> None:
+    Ledger(tmp_path).close()
+    old = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    assert old.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+    old.execute("INSERT INTO committed (task_id, version, result, committed_at) VALUES ('a', 'v1', 'null', 0)")
+    old.close()
+    ledger, engines = Ledger(tmp_path), Ledger(tmp_path)
+    ledger.commit([Entry("b", "v2", None)])
+    engines.quarantine("c", "died")
+    assert [entry.task_id for entry in engines.entries()] == ["a", "b"]
+    assert ledger.quarantined() == {"c": "died"}
+    assert not list(tmp_path.glob("*-wal"))
+    ledger.close()
+    engines.close()
 
 
 def test_a_killed_writer_leaves_whole_commits(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What was done, so that it is done once: task ids with the version that their effect produced, on disk.
 
 A task is committed in the transaction that names its version; what names no version has not happened. The file is an
-SQLite database with a write-ahead log that is synced at every commit. Tasks in quarantine are kept there too.
+SQLite database that is synced at every commit, with a rollback journal: two processes write to it, and the SQLite that
+Python 3.11 brings can damage a write-ahead log that has several connections. Tasks in quarantine are kept there too.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Ledger:
             self._database = sqlite3.connect(
                 self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.execute("PRAGMA journal_mode=DELETE")  # also of a file from before
+            self._database.execute("PRAGMA synchronous=EXTRA")  # FULL, and the journal's removal synced as well
             if not self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'quarantined'").fetchone():
                 self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
