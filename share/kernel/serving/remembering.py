@@ -204,6 +204,9 @@ class Remembering:
         request, votes = answered.request, answered.consultation.votes
         if votes is None or not supporters(votes) or self._updates.state != "on" or self._batcher.load > UPDATES_UNTIL:
             return
+        task_id = _GATED + request.trace_id
+        if not self._updates.has_room(task_id, request.images):
+            return  # the gate must not count as learned what cannot be sent
         try:
             asked = GateRequest(
                 request_id=request.trace_id,
@@ -230,7 +233,7 @@ class Remembering:
                 learning_rate=decision.learning_rate,
                 is_video=request.is_video,
             )
-            self._updates.learn(_GATED + request.trace_id, lesson, request.images)
+            self._updates.learn(task_id, lesson, request.images)
 
     def _doubt(self, trace_id: str, answer: str | None) -> None:
         experience = self._buffer.get(trace_id)

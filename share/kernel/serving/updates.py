@@ -79,6 +79,13 @@ class Updates:
             return "suspended"
         return "on"
 
+    def has_room(self, task_id: str, images: tuple[Pixels, ...]) -> bool:
+        """Whether an update about these could be sent now, as far as room goes. Where it could not, that is counted."""
+        if self._supervisor is None or self._supervisor.has_room(pixels.nbytes for pixels in images):
+            return True
+        self._troubles.note("update_not_sent", "full", f"task {task_id} is not sent: too many are on their way")
+        return False
+
     def learn(self, task_id: str, lesson: LearnTask, images: tuple[Pixels, ...]) -> bool:
         """Send an update about images (uint8 HWC RGB). False when it was not sent, which is counted."""
         self.restore()

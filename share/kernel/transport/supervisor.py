@@ -102,6 +102,13 @@ class WorkerSupervisor:
         self._thread = threading.Thread(target=self._run, name="worker-supervisor", daemon=True)
         self._thread.start()
 
+    def has_room(self, sizes: Iterable[int]) -> bool:
+        """Whether a task with tensors of so many bytes each would be taken now, if free slots lie together."""
+        with self._lock:
+            memory = self._memory.get_status()
+            num_slots = sum(max(-(-size // memory.slot_bytes), 1) for size in sizes)
+            return len(self._backlog) < self._config.tasks_max and num_slots <= memory.free_slots
+
     def submit(self, task: Task) -> Future[Confirmation]:
         """Accept a task: its tensors are copied before this returns.
 
