@@ -34,6 +34,7 @@ from share.kernel.registry import Registry
 from share.kernel.serving.statistics import (
     EvidenceStatistics,
     ExpertStatistics,
+    LearningState,
     LearningStatistics,
     MemoryStatistics,
     Quantiles,
@@ -60,6 +61,9 @@ def told(
     confirmed: int = 0,
     kl: float | None = None,
     quarantined: int | None = None,
+    state: LearningState = "on",
+    recorded: int = 0,
+    not_recorded: int = 0,
 ) -> Statistics:
     """What an engine says of itself."""
     last = UpdateResult(outcome="learned", parent="frozen", mode="adapted", kl_frozen=kl, beta=0.1, counters=Counters())
@@ -70,10 +74,10 @@ def told(
             answered, failed, 0, waiting, {"frozen": answered}, entropy, {"ZOOM_IN": operations},
             {"total": Quantiles(answered, 10.0, 20.0, 30.0)},
         ),
-        memory=MemoryStatistics(0, {}, 0, {}, 0.0, {}),
+        memory=MemoryStatistics(0, {}, recorded, {"BufferFull": not_recorded}, 0.0, {}),
         evidence=EvidenceStatistics(0, {"frozen": ExpertStatistics(1.0, 0, 0)}, {}, None, None),
         learning=LearningStatistics(
-            "on", confirmed, confirmed, {}, {}, {}, last if kl is not None else None,
+            state, confirmed, confirmed, {}, {}, {}, last if kl is not None else None,
             worker_with(quarantined) if quarantined is not None else None,
         ),
         releases=ReleaseStatistics("frozen", (), 0, 0, 0, 0, 0),
@@ -117,6 +121,9 @@ def names(now: Statistics, usual: Usual | None = None, calls: Calls = NOBODY) ->
         (told(95, failed=5), told(94, failed=6), "error_rate"),
         (told(0, failed=19), told(0, failed=20), "error_rate"),
         (told(quarantined=0), told(quarantined=1), "quarantine"),
+        (told(state="off"), told(state="suspended"), "suspended"),
+        (told(state="no_worker"), told(state="no_audit_log"), "audit_log"),
+        (told(recorded=1, not_recorded=9), told(recorded=0, not_recorded=1), "not_recorded"),
     ],
 )
 def test_a_threshold_is_passed_or_is_not(quiet: Statistics, loud: Statistics, name: AlertName) -> None:

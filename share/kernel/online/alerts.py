@@ -21,7 +21,17 @@ from share.kernel.online.webhook import Webhook, is_address
 from share.kernel.serving.statistics import Statistics
 
 AlertName = Literal[
-    "kl", "update_rate", "queue", "error_rate", "refused_rate", "entropy", "operation_use", "quarantine"
+    "kl",
+    "update_rate",
+    "queue",
+    "error_rate",
+    "refused_rate",
+    "entropy",
+    "operation_use",
+    "quarantine",
+    "suspended",
+    "not_recorded",
+    "audit_log",
 ]
 
 HISTORY_MAX = 360
@@ -132,6 +142,11 @@ def alerts_of(config: AlertsConfig, before: Look, now: Look, usual: Usual | None
     check("update_rate", rate, config.updates_per_minute_max, "updates per minute")
     worker = told.learning.worker
     check("quarantine", len(worker.quarantined) if worker is not None else None, 0, "number of updates in quarantine")
+    check("suspended", int(told.learning.state == "suspended"), 0, "1 while learning is suspended; it")
+    check("audit_log", int(told.learning.state == "no_audit_log"), 0, "1 while nothing can be audited; it")
+    lost = sum(told.memory.not_recorded.values()) - sum(was.memory.not_recorded.values())
+    if told.memory.recorded == was.memory.recorded:
+        check("not_recorded", lost, 0, "number of answers that were not recorded, while no other was,")
     check("queue", told.requests.waiting, config.waiting_max, "number of questions that wait")
     if answered + failed >= ANSWERS_MIN:
         check("error_rate", failed / (answered + failed), config.error_rate_max, "part of questions that failed")
