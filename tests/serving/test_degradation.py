@@ -55,6 +55,7 @@ def test_learning_goes_first_then_the_memory_then_who_asks(
         gate=LEARNS_FROM_ALL,
         # With one thread prompts are made in the order in which they came, so that nobody is overtaken.
         batching={"rows_max": 1, "queue_max": WAITING, "operation_threads": 1},
+        transport={"num_slots": 64},  # room for the images of all
     )
     parts.ask(questions[0], "first", client="ann")
     plug = Plug()
