@@ -38,7 +38,7 @@ from benchmarks.shifted_stream import (
 )
 from benchmarks.stream_experts import ResidualHead, SessionPrior
 from share.kernel.adaptation.arbiter import Arbiter
-from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
+from share.kernel.adaptation.calibration import calibration_error
 
 WINDOW = 640
 ENTROPY_MAX = 0.4 * float(np.log(DIGITS))
@@ -47,6 +47,8 @@ RESET_BATCHES = 80
 PRIOR = {"frozen": 0.75, "residual": 0.10, "neighbors": 0.05, "residual in session": 0.10}
 CLIENT_SHARE_MAX = 0.05
 """Share of all audited items that one client may have, once there are enough of them."""
+
+TEMPERATURES = np.geomspace(0.05, 20.0, 121)
 
 Matrix = NDArray[np.float64]
 Right = NDArray[np.bool_]  # T x 16
@@ -136,7 +138,7 @@ class Learner:
             mixed = self._arbiter.mix(opinions_ENC)
             answers = stream.answers[batch]
             right[batch] = mixed.argmax(axis=1) == answers
-            stated = tempered(mixed, temperature).max(axis=1)
+            stated = _tempered(mixed, temperature).max(axis=1)
             self._confidences += zip(
                 plain.max(axis=1), stated, right[batch], plain.argmax(axis=1) == answers, strict=True
             )
@@ -152,7 +154,7 @@ class Learner:
             self._neighbors.learn(features_ND[chosen], reported, batch)
             seen_mixed.append(mixed[chosen])
             seen_answers += reported.tolist()
-            temperature = fit_temperature(np.concatenate(seen_mixed), np.array(seen_answers))
+            temperature = _fit_temperature(np.concatenate(seen_mixed), np.array(seen_answers))
         return right
 
     def calibration(self) -> tuple[float, float]:
@@ -278,6 +280,26 @@ def _gap(right: Right, reference: Right) -> Gap:
     running = np.cumsum(difference) / np.arange(1, len(difference) + 1)
     windows = np.convolve(difference, np.full(WINDOW, 1 / WINDOW), "valid")
     return Gap(float(difference.mean()), float(running[WINDOW - 1 :].min()), float(windows.min()))
+
+
+def _tempered(probabilities_NC: Matrix, temperature: float) -> Matrix:
+    """Probabilities with their logarithms divided by `temperature`; above 1 they become less sure."""
+    logs = np.log(np.maximum(probabilities_NC, 1e-12)) / temperature
+    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _fit_temperature(probabilities_NC: Matrix, answers_N: NDArray[np.int64], *, prior_items: float = 10.0) -> float:
+    """The temperature under which the audited answers were likeliest (Guo et al. 2017, arXiv:1706.04599).
+
+    `prior_items` is how many items' worth of evidence stands for leaving it at 1, so that it moves gradually.
+    """
+    rows = np.arange(len(answers_N))
+    losses = []
+    for temperature in TEMPERATURES:
+        likelihood = _tempered(probabilities_NC, float(temperature))[rows, answers_N]
+        losses.append(-np.log(np.maximum(likelihood, 1e-12)).sum() + prior_items * np.log(temperature) ** 2 / 2)
+    return float(TEMPERATURES[int(np.argmin(losses))])
 
 
 def _print(

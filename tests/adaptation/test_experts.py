@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 
 from benchmarks.stream_experts import ResidualHead, SessionPrior
-from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
+from share.kernel.adaptation.calibration import calibration_error, fit_calibration
 
 
 def test_a_residual_head_begins_as_the_frozen_policy() -> None:
@@ -43,22 +43,30 @@ def test_a_session_prior_sees_what_is_in_season_but_not_what_one_client_repeats(
     assert by_one.sum(axis=1) == pytest.approx(np.ones(16))
 
 
-def test_temperature_mends_overconfidence() -> None:
+def test_confidences_of_answers_that_are_mostly_wrong_come_to_mean_what_they_say() -> None:
     rng = np.random.default_rng(2)
-    logits_NC = rng.normal(size=(4000, 5))
-    answers = np.array([rng.choice(5, p=row) for row in softmax(logits_NC, axis=1)])
-    sure = softmax(logits_NC * 4, axis=1)
-    temperature = fit_temperature(sure[:2000], answers[:2000])
-    assert temperature == pytest.approx(4, rel=0.1)
-    right = sure[2000:].argmax(axis=1) == answers[2000:]
-    before = calibration_error(sure[2000:].max(axis=1), right)
-    after = calibration_error(tempered(sure[2000:], temperature).max(axis=1), right)
-    assert after < before / 4
+    stated = rng.uniform(0.5, 0.999, 4000)
+    chance = expit(0.5 * logit(stated) - 2)
+    right = rng.random(4000) < chance
+    calibration = fit_calibration(stated[:2000], right[:2000])
+    told = np.array([calibration(each) for each in stated[2000:]])
+    before = calibration_error(stated[2000:], right[2000:])
+    assert told.mean() < 0.5
+    assert calibration_error(told, right[2000:]) < before / 8
 
 
-def test_temperature_stays_near_one_while_there_is_little_evidence() -> None:
-    assert fit_temperature(np.array([[0.99, 0.01]]), np.array([1])) < 1.5
-    assert fit_temperature(np.zeros((0, 2)), np.zeros(0, np.int64)) == pytest.approx(1)
+def test_confidences_are_moved_slowly_and_are_left_as_they_are_without_evidence() -> None:
+    assert 0.9 < fit_calibration(np.array([0.99]), np.array([False]))(0.99) < 0.99
+    nothing = fit_calibration(np.zeros(0), np.zeros(0, bool))
+    assert [nothing(each) for each in (0.0, 0.3, 1.0)] == [0.0, 0.3, 1.0]
+
+
+def test_calibration_never_turns_the_order_of_confidences_around() -> None:
+    stated = np.linspace(0.05, 0.95, 400)
+    calibration = fit_calibration(stated, stated < 0.5)
+    told = [calibration(each) for each in (0.0, 0.1, 0.5, 0.9, 1.0)]
+    assert told == sorted(told)
+    assert told[1] < told[3]
 
 
 def test_calibration_error_of_a_known_case() -> None:

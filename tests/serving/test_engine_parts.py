@@ -175,6 +175,7 @@ def test_confidence_is_calibrated_on_audited_items(tmp_path: Path) -> None:
     assert held.calibrated("memory", 0.95) == pytest.approx(0.95), "of the vote nothing was heard"
     told = held.statistics()
     assert told.calibration_error_raw == pytest.approx(0.45)
+    assert evidence(tmp_path).calibrated("frozen", 0.95) == held.calibrated("frozen", 0.95), "of the window alone"
 
 
 @pytest.fixture

@@ -1,35 +1,52 @@
-"""Confidence that means what it says: temperature scaling on audited items, and how far off it is."""
+"""Confidence that means what it says: Platt scaling on audited items, and how far off it is."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
-TEMPERATURES = np.geomspace(0.05, 20.0, 121)
-"""What is tried: a grid is exact enough for one number and cannot diverge."""
+GRID = np.arange(-16, 9) / 4
+"""Biases that are tried, in logits, and slopes, as powers of two: a grid is exact enough for two numbers, cannot
+diverge, and has no slope that would turn the order of confidences around."""
+
+EPSILON = 1e-6
+"""Confidences count as being at least so far from 0 and 1."""
 
 
-def tempered(probabilities_NC: Matrix, temperature: float) -> Matrix:
-    """Probabilities with their logarithms divided by `temperature`; above 1 they become less sure."""
-    logs = np.log(np.maximum(probabilities_NC, 1e-12)) / temperature
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """logit(probability of being right) = `slope` x logit(confidence) + `bias`; the slope is above 0."""
+
+    slope: float = 1.0
+    bias: float = 0.0
+
+    def __call__(self, confidence: float) -> float:
+        """The probability of being right, of one that was stated; without evidence the one that was stated."""
+        if self.slope == 1.0 and self.bias == 0.0:
+            return confidence
+        logit = float(_logit(np.array(confidence)))
+        return float(1 / (1 + np.exp(-(self.slope * logit + self.bias))))
 
 
-def fit_temperature(probabilities_NC: Matrix, answers_N: NDArray[np.int64], *, prior_items: float = 10.0) -> float:
-    """The temperature under which the audited answers were likeliest (Guo et al. 2017, arXiv:1706.04599).
+def fit_calibration(confidences_N: Vector, was_right_N: NDArray[np.bool_], *, prior_items: float = 10.0) -> Calibration:
+    """Under which the audited outcomes were likeliest (Platt 1999, "Probabilistic Outputs for Support Vector
+    Machines").
 
-    `prior_items` is how many items' worth of evidence stands for leaving it at 1, so that it moves gradually.
+    A slope alone, one temperature, cannot say that an answer stated with more than one half is mostly wrong.
+    `prior_items` is how much evidence stands for leaving confidences as they are, so that they move gradually: the
+    inverse of the variance of a normal prior on the bias, and on the logarithm of the slope.
     """
-    rows = np.arange(len(answers_N))
-    losses = []
-    for temperature in TEMPERATURES:
-        likelihood = tempered(probabilities_NC, float(temperature))[rows, answers_N]
-        losses.append(-np.log(np.maximum(likelihood, 1e-12)).sum() + prior_items * np.log(temperature) ** 2 / 2)
-    return float(TEMPERATURES[int(np.argmin(losses))])
+    slopes_G, biases_G = (np.array(column) for column in zip(*product(2.0**GRID, GRID), strict=True))
+    sign_N = np.where(was_right_N, -1.0, 1.0)
+    scores_GN = (slopes_G[:, None] * _logit(confidences_N) + biases_G[:, None]) * sign_N
+    losses_G = np.logaddexp(0, scores_GN).sum(axis=1) + prior_items * (np.log(slopes_G) ** 2 + biases_G**2) / 2
+    best = int(np.argmin(losses_G))
+    return Calibration(float(slopes_G[best]), float(biases_G[best]))
 
 
 def calibration_error(confidences_N: Vector, was_right_N: NDArray[np.bool_], *, bins: int = 15) -> float:
@@ -40,4 +57,9 @@ def calibration_error(confidences_N: Vector, was_right_N: NDArray[np.bool_], *, 
     return float(np.abs(gaps).sum() / max(counts.sum(), 1))
 
 
-__all__ = ["TEMPERATURES", "calibration_error", "fit_temperature", "tempered"]
+def _logit(confidences: Vector) -> Vector:
+    inside = np.clip(confidences, EPSILON, 1 - EPSILON)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+__all__ = ["EPSILON", "GRID", "Calibration", "calibration_error", "fit_calibration"]

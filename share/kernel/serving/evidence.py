@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from share.kernel.adaptation.arbiter import Arbiter, sign_test
-from share.kernel.adaptation.calibration import calibration_error, fit_temperature, tempered
+from share.kernel.adaptation.calibration import Calibration, calibration_error, fit_calibration
 from share.kernel.adaptation.review import DAY_S
 from share.kernel.contracts.serving import Expert
 from share.kernel.errors import ConfigError
@@ -73,7 +73,7 @@ class _View:
 
     weights: Mapping[Expert, float]
     audits: int
-    temperatures: Mapping[str, float]
+    calibrations: Mapping[str, Calibration]
     records: Mapping[Expert, tuple[int, int]]
     policy: Expert
     memory_leads: Mapping[Expert, bool]
@@ -145,7 +145,7 @@ class Evidence:
 
     def calibrated(self, given: Expert, confidence: float) -> float:
         """The probability of being right, of one that was stated with an answer of this expert."""
-        return _tempered(confidence, self._view.temperatures[_voice(given)])
+        return self._view.calibrations[_voice(given)](confidence)
 
     def has(self, review_id: str) -> bool:
         """Whether this review has counted and is not settled."""
@@ -241,7 +241,7 @@ class Evidence:
             calibration_error(np.array([getattr(each, field) for each in window]), was_right) if window else None
             for field in ("confidence", "stated")
         ]
-        return EvidenceStatistics(view.audits, experts, view.temperatures, errors[0], errors[1])
+        return EvidenceStatistics(view.audits, experts, view.calibrations, errors[0], errors[1])
 
     def _learn(self, audit: Audit) -> None:
         """Whose answer is not known to be wrong is taken for right if it is the frozen policy, for wrong if not: what
@@ -254,12 +254,11 @@ class Evidence:
 
     def _looked(self) -> _View:
         weights = self._arbiter.weights
-        temperatures = {}
+        calibrations = {}
         for voice in ("policy", "memory"):
             heard = [each for each in self._window if _voice(each.given) == voice]
-            sure_N = np.array([each.confidence for each in heard])
-            wrong_N = np.array([not each.was_right for each in heard], np.int64)
-            temperatures[voice] = fit_temperature(np.stack([sure_N, 1 - sure_N], axis=1), wrong_N) if heard else 1.0
+            was_right_N = np.array([each.was_right for each in heard], bool)
+            calibrations[voice] = fit_calibration(np.array([each.confidence for each in heard], float), was_right_N)
         records: dict[Expert, tuple[int, int]] = {}
         for name in EXPERTS:
             known = [getattr(each, name) for each in self._window if getattr(each, name) is not None]
@@ -267,7 +266,7 @@ class Evidence:
         return _View(
             {name: weights[name] for name in EXPERTS},
             self._arbiter.audits,
-            temperatures,
+            calibrations,
             records,
             policy="adapted" if self._adapted_leads() else "frozen",
             memory_leads={name: self._is_clear(*_told_apart(self._window, "memory", name)) for name in EXPERTS},
@@ -319,10 +318,6 @@ def _told_apart(audits: Iterable[Audit], first: Expert, second: Expert) -> tuple
 def _voice(given: Expert) -> str:
     """Confidences of the two policies are of one make, those of the vote of another."""
     return "memory" if given == "memory" else "policy"
-
-
-def _tempered(confidence: float, temperature: float) -> float:
-    return float(tempered(np.array([[confidence, 1.0 - confidence]]), temperature)[0, 0])
 
 
 __all__ = ["EXPERTS", "LATEST", "NEWEST", "TAKEN_BACK_MAX", "Audit", "Evidence"]

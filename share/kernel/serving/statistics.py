@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from share.kernel.adaptation.calibration import Calibration
 from share.kernel.contracts.run import Metric
 from share.kernel.contracts.serving import Expert
 from share.kernel.serving.update_task import UpdateResult
@@ -78,7 +79,7 @@ class EvidenceStatistics:
 
     audits: int
     experts: Mapping[Expert, ExpertStatistics]
-    temperatures: Mapping[str, float]
+    calibrations: Mapping[str, Calibration]
     calibration_error_raw: float | None
     calibration_error: float | None
 
