@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_a_compaction_that_fails_at_any_step_loses_nothing_and_can_be_repeated(
             assert k >= 1
             return
     raise AssertionError("it never ends")
+
+
+def test_a_log_that_says_it_has_more_than_it_has_room_for_is_told_at_once(tmp_path: Path) -> None:
+    storage = STORAGES["sqlite"]
+    with closing(storage.open(tmp_path, RealDisk(), "write")) as log:
+        add(log, b"one", b"two")
+    with closing(sqlite3.connect(next((tmp_path / "log").glob("*/log.sqlite")))) as database, database:
+        database.execute("UPDATE log SET next = ?", (1 << 60,))
+    (finding,) = storage.verify(tmp_path, RealDisk(), progress=lambda done, total: None)
+    assert finding.is_loss
+    assert f"records 1 to {(1 << 60) - 1}, for which it has no room" in finding.problem
 
 
 @each_storage

@@ -396,6 +396,10 @@ def table_findings(
             for problem in table.problems():
                 yield Finding(path, 0, problem, is_loss=True)
             bounds = table.bounds()
+            if (bounds.last - bounds.first + 1) * HEADER_BYTES > table.size_bytes:
+                told = f"records {bounds.first} to {bounds.last}, for which it has no room"
+                yield Finding(path, 0, f"what it says of itself is damaged: {told}", is_loss=True)
+                return
             for sequence in range(bounds.first, bounds.last + 1):
                 content = table.get(sequence)
                 if content is None or _frame(content, sequence) is None:
