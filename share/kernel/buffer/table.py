@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from share.kernel.buffer.chain import SALVAGE, TEMPORARY, reading
 from share.kernel.contracts.experience import Finding, Record, RecordType
-from share.kernel.errors import BufferCorrupt, BufferFenced, BufferUnavailable
+from share.kernel.errors import BufferCorrupt, BufferFenced, BufferProblem, BufferUnavailable
 from share.kernel.experience.disk import Disk
 from share.kernel.experience.frame import HEADER_BYTES, HOLE_BYTES, Frame, pack_frame, pack_hole, unpack_frame
 
@@ -333,8 +333,7 @@ class TableLog:
 
     def _open_newest(self) -> None:
         """Go over to the newest generation, if this is not it."""
-        newest = self._newest()
-        if newest > self._generation:
+        while (newest := self._newest()) > self._generation:
             with self._unused:
                 self._unused.wait_for(lambda: not self._is_changing)
                 if newest <= self._generation:  # another thread was faster
@@ -347,6 +346,9 @@ class TableLog:
                         self._table = None
                     self._generation = newest
                     self._table = self._open_table(self._path(), self._to_write)
+                except BufferProblem:
+                    if self._newest() == newest:  # else the next compaction has removed it since it was looked for
+                        raise
                 finally:
                     self._is_changing = False
                     self._unused.notify_all()
