@@ -34,13 +34,19 @@ from share.kernel.transport.config import TransportConfig
 from share.kernel.transport.supervisor import WorkerSupervisor
 
 EVERYTHING_IS_AUDITED = {"audit_share": 1.0}
-LEARNS_FROM_ALL = {
-    "confidence_min": 0.0,
-    "entropy_max": 9.0,
-    "redundancy_max": 1.0,
-    "client_share_max": 1.0,
-    "label_share_max": 1.0,
+LEARNS_FROM_ALL: dict[str, Any] = {
+    "review": {"audit_share": 0.0},
+    "unsure_below": 0.0,
+    "gate": {
+        "confidence_min": 0.0,
+        "entropy_max": 9.0,
+        "redundancy_max": 1.0,
+        "client_share_max": 1.0,
+        "label_share_max": 1.0,
+    },
 }
+"""Settings of an engine that learns from every answer and asks no reviewer."""
+
 PATIENCE_S = 120.0
 
 

@@ -50,9 +50,7 @@ def test_learning_goes_first_then_the_memory_then_who_asks(
     parts = make(
         tmp_path,
         learns=True,
-        review={"audit_share": 0.0},
-        unsure_below=0.0,
-        gate=LEARNS_FROM_ALL,
+        **LEARNS_FROM_ALL,
         # With one thread prompts are made in the order in which they came, so that nobody is overtaken.
         batching={"rows_max": 1, "queue_max": WAITING, "operation_threads": 1},
         transport={"num_slots": 64},  # room for the images of all

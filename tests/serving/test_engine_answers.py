@@ -361,9 +361,7 @@ def test_every_decision_of_the_gate_can_be_made_again_from_its_log(
     parts = make(
         tmp_path,
         learns=True,
-        review={"audit_share": 0.0},
-        unsure_below=0.0,
-        gate=LEARNS_FROM_ALL,
+        **LEARNS_FROM_ALL,
     )
     for number in range(4):
         parts.ask(questions[0], f"trace-{number}")

@@ -184,9 +184,7 @@ def test_an_engine_forgets_who_its_gate_learned_from(make: Maker, tmp_path: Path
     parts = make(
         tmp_path,
         learns=True,
-        review={"audit_share": 0.0},
-        unsure_below=0.0,
-        gate=LEARNS_FROM_ALL,
+        **LEARNS_FROM_ALL,
     )
     for number in range(6):
         parts.ask(questions[0], f"trace-{number}", subject="jane" if number % 2 else "joe")

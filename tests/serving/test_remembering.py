@@ -18,9 +18,7 @@ def test_the_gate_is_asked_only_about_what_can_be_sent(
     parts = make(
         tmp_path,
         learns=True,
-        review={"audit_share": 0.0},
-        unsure_below=0.0,
-        gate=LEARNS_FROM_ALL,
+        **LEARNS_FROM_ALL,
         transport={"num_slots": num_slots, "slot_bytes": slot_bytes},
     )
     parts.ask(questions[0], "first", client="ann")
